@@ -1,0 +1,59 @@
+//! Reading the disk of a snapshot.
+//!
+//! [`DiskSource`] is what the gateway reads through. The bytes behind it never change while it is open: a snapshot, or an image that
+//! nobody writes. [`nbd`] speaks to any NBD server (nbdkit with VMware's VDDK in production); [`raw`] reads a file.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use extents::ExtentSet;
+
+/// The largest single read that the gateway asks for. Four of these in flight are the 4 MB a disk of a host's NFC buffer.
+pub const MAX_READ: u32 = 1 << 20;
+
+/// Why a source did not give its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The range reaches past the disk's end.
+    #[error("the source ends at {size} bytes, a read wanted up to {wanted}")]
+    TooShort {
+        /// The source's size in bytes.
+        size: u64,
+        /// The end of the read in bytes.
+        wanted: u64,
+    },
+    /// The connection broke or could not be made. Opening again may help.
+    #[error("the source does not answer: {0}")]
+    Unreachable(String),
+    /// The server broke the protocol. The connection is closed.
+    #[error("the source's server broke the protocol: {0}")]
+    Protocol(String),
+    /// The server or the file answered with an error.
+    #[error("the source failed to read {length} bytes at {offset}: {message}")]
+    Read {
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        length: u32,
+        /// What it said.
+        message: String,
+    },
+    /// The source refuses: no such export, TLS required, certificate not trusted, permission.
+    #[error("the source refuses: {0}")]
+    Refused(String),
+}
+
+/// A frozen disk.
+#[async_trait]
+pub trait DiskSource: Send + Sync {
+    /// The disk's size in bytes.
+    fn size(&self) -> u64;
+
+    /// Reads `length` bytes (1 to [`MAX_READ`]) at `offset`. Offset and length are multiples of 512. Several reads may be in flight; dropping
+    /// the future abandons the read and nothing else.
+    async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SourceError>;
+
+    /// The sectors inside `range` (bytes) that the source knows to read as zero without reading them, or `None` where it can't tell. A
+    /// hint: a failure is `None`, and whatever is not named must be read.
+    async fn zeroes(&self, range: Range<u64>) -> Option<ExtentSet>;
+}
