@@ -6,6 +6,10 @@
 //! number can be had, so each write carries the end of the ledger's lease (`If-Unmodified-Since`), and the next turn rewrites the footer
 //! after that end. Local file: an exclusive lock.
 
+mod gate;
+pub mod raw_file;
+pub mod vhd;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -15,6 +19,13 @@ pub const MAX_WRITE: usize = 4 << 20;
 
 /// How long the server may take over one write (`timeout=`), and the least that must be left of the lease when it is sent.
 pub const WRITE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How much one request clears at most. A longer [`ReplicaDisk::clear`] is several requests under one permit; whoever clears more than this
+/// on a time-fenced disk asks in steps of it, with a fresh permit for each.
+pub const CLEAR_STEP: u64 = 1 << 30;
+
+/// What [`ReplicaDisk::unique_id`] says where the disk carries no id.
+pub const NO_SEED: &str = "none";
 
 /// What a turn knows about those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +48,8 @@ pub struct Permit {
 /// How a kind of disk keeps late writes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FenceKind {
-    /// The disk itself refuses writes of an older turn: a write with an unknown outcome can never land later.
+    /// The disk itself refuses writes of an older turn: once a newer turn has raised its fence, a write with an unknown outcome can never
+    /// land. Until then it can, so within a turn every byte is written with one value only.
     Exact,
     /// Only time keeps them out, and only where the host honours it: a vanished writer leaves its cycle in the ledger's `lost`.
     Time,
@@ -86,9 +98,12 @@ pub enum ReplicaError {
     /// Another process holds the local file.
     #[error("the replica is in use by another process: {0}")]
     InUse(String),
-    /// The host answered in a way that its contract does not know.
+    /// The host answered in a way that its contract does not know. Nobody can say what became of the write.
     #[error("the replica failed: {0}")]
     Failed(String),
+    /// The request itself breaks the rules of [`ReplicaDisk`] (alignment, length, no fence raised). Nothing was sent: a programming error.
+    #[error("the replica was asked for what no disk can do: {0}")]
+    Invalid(String),
 }
 
 impl ReplicaError {
@@ -105,13 +120,14 @@ impl ReplicaError {
             Self::Denied(_) => "ReplicaDenied",
             Self::InUse(_) => "ReplicaInUse",
             Self::Failed(_) => "ReplicaFailed",
+            Self::Invalid(_) => "ReplicaRequestInvalid",
         }
     }
 
-    /// True where the write may still take effect although it failed.
+    /// True where the write may have taken effect, or may do so later, although it failed.
     #[must_use]
     pub fn in_doubt(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
+        matches!(self, Self::Unreachable(_) | Self::Failed(_))
     }
 
     /// True where the same write may succeed when tried again.
@@ -130,17 +146,22 @@ pub trait ReplicaDisk: Send + Sync {
     /// How it keeps late writes out.
     fn fence_kind(&self) -> FenceKind;
 
-    /// The unique id that the disk itself carries: given when it was formatted as a seed, gone when the disk is replaced.
+    /// The unique id that the disk itself carries, read from the disk at each call: the hyphenated lower-case uuid that it was formatted with
+    /// as a seed, or [`NO_SEED`]. Asked after [`ReplicaDisk::raise_fence`] and before the first write, so that no replacement goes unseen.
     async fn unique_id(&self) -> Result<String, ReplicaError>;
 
-    /// Shuts out all older turns. Called once a turn, before its first write, and safe to repeat. [`ReplicaError::Fenced`] where a newer turn
-    /// has been here. A time-fenced disk returns only when `previous_end` has passed and its footer was rewritten after it.
+    /// Shuts out all older turns. Called through each handle once a turn, before its first write, and safe to repeat; writes before it are
+    /// [`ReplicaError::Invalid`]. [`ReplicaError::Fenced`] where a newer turn has been here (a time-fenced disk keeps no turn, so there only
+    /// the same handle knows). A time-fenced disk returns only when `previous_end` has passed and its footer was rewritten after it: the
+    /// caller keeps its lease alive meanwhile.
     async fn raise_fence(&self, fence: Fence) -> Result<(), ReplicaError>;
 
-    /// Writes 512 to [`MAX_WRITE`] bytes at `offset`. When it returns, the write is acknowledged; [`ReplicaDisk::flush`] makes it durable.
+    /// Writes 512 to [`MAX_WRITE`] bytes at `offset`, in one request. When it returns, the write is acknowledged; [`ReplicaDisk::flush`] makes
+    /// it durable. A write past the end is [`ReplicaError::TooSmall`].
     async fn write(&self, permit: Permit, offset: u64, data: Bytes) -> Result<(), ReplicaError>;
 
-    /// Makes `length` bytes at `offset` read as zero. `length` may be as large as the disk.
+    /// Makes `length` bytes at `offset` read as zero. `length` may be as large as the disk (see [`CLEAR_STEP`]); where it fails, some of the
+    /// range may be cleared.
     async fn clear(&self, permit: Permit, offset: u64, length: u64) -> Result<(), ReplicaError>;
 
     /// Returns when all acknowledged writes are durable.

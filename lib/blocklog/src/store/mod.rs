@@ -5,6 +5,11 @@
 //! Three stores keep the same rules: an Azure container ([`azure`]), a directory ([`directory`]), and memory ([`memory`]). The tests in
 //! `conformance` run against each of them.
 
+pub mod memory;
+
+mod lease;
+mod name;
+
 use std::{fmt, ops::Range, time::Duration};
 
 use async_trait::async_trait;
