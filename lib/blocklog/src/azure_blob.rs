@@ -382,3 +382,117 @@ fn without_urls(text: &str) -> String {
     let word = |word: &str| if word.contains("://") || word.contains("sig=") { "<url>".to_owned() } else { word.to_owned() };
     text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use azure_core::http::{Method, RawResponse, StatusCode, headers::Headers};
+
+    use super::*;
+
+    #[test]
+    fn the_account_is_told_from_host_or_path() {
+        for (text, account, container, blob) in [
+            ("https://acct.blob.core.windows.net", "acct", "https://acct.blob.core.windows.net/c", "https://acct.blob.core.windows.net/c/x/y"),
+            ("https://acct.blob.core.windows.net/", "acct", "https://acct.blob.core.windows.net/c", "https://acct.blob.core.windows.net/c/x/y"),
+            ("http://127.0.0.1:10000/dev", "dev", "http://127.0.0.1:10000/dev/c", "http://127.0.0.1:10000/dev/c/x/y"),
+            (" http://azurite.test.svc:10000/dev/ ", "dev", "http://azurite.test.svc:10000/dev/c", "http://azurite.test.svc:10000/dev/c/x/y"),
+            ("http://localhost:1/dev", "dev", "http://localhost:1/dev/c", "http://localhost:1/dev/c/x/y"),
+        ] {
+            let url = AccountUrl::parse(text).unwrap();
+            assert_eq!(url.account(), account, "{text}");
+            assert_eq!(url.container("c", &Auth::Url).as_str(), container);
+            assert_eq!(url.blob("c", "x/y", &Auth::Url).as_str(), blob);
+            assert_eq!(url.encrypted(), text.trim().starts_with("https"));
+        }
+        for text in ["", "acct", "ftp://acct.blob.core.windows.net", "http://127.0.0.1:1", "http://localhost", "https://a.b/c/d", "https://"] {
+            assert!(matches!(AccountUrl::parse(text), Err(ConfigError::Url { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_signature_is_in_the_url_and_not_in_texts() {
+        for sas in ["?sv=1&sig=a%2Bb", "sv=1&sig=a%2Bb", " sv=1&sig=a%2Bb\n"] {
+            let auth = Auth::Sas(Secret::new(sas));
+            let url = AccountUrl::parse("https://acct.blob.core.windows.net").unwrap();
+            assert_eq!(url.container("c", &auth).as_str(), "https://acct.blob.core.windows.net/c?sv=1&sig=a%2Bb");
+            assert_eq!(url.blob("c", "x/y", &auth).as_str(), "https://acct.blob.core.windows.net/c/x/y?sv=1&sig=a%2Bb");
+            assert!(!format!("{auth:?}").contains("sig"));
+        }
+        let url = AccountUrl::parse("https://acct.blob.core.windows.net?sv=1&sig=secret").unwrap();
+        assert_eq!(url.container("c", &Auth::Url).as_str(), "https://acct.blob.core.windows.net/c?sv=1&sig=secret");
+        assert_eq!(format!("{url} {url:?}").matches("secret").count(), 0);
+        let error = AccountUrl::parse("nonsense?sig=secret").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("secret"));
+    }
+
+    /// The example of "Authorize with Shared Key".
+    #[test]
+    fn what_is_signed_is_what_the_reference_says() {
+        let policy = SharedKey::new("myaccount", Secret::new("a2V5")).unwrap();
+        let url = Url::parse("https://myaccount.blob.core.windows.net/mycontainer?restype=container&comp=metadata&timeout=20").unwrap();
+        let mut request = Request::new(url, Method::Get);
+        request.insert_header("x-ms-version", "2015-02-21");
+        request.insert_header("x-ms-date", "Fri, 26 Jun 2015 23:39:12 GMT");
+        let expected = "GET\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:Fri, 26 Jun 2015 23:39:12 GMT\nx-ms-version:2015-02-21\n\
+                        /myaccount/mycontainer\ncomp:metadata\nrestype:container\ntimeout:20";
+        assert_eq!(policy.text_to_sign(&request), expected);
+        assert_eq!(SharedKey::new("myaccount", Secret::new("not base64!")).unwrap_err(), ConfigError::Key);
+    }
+
+    fn http(status: StatusCode, headers: &[(&'static str, &'static str)]) -> azure_core::Error {
+        let mut map = Headers::new();
+        for &(name, value) in headers {
+            map.insert(name, value);
+        }
+        let raw_response = Some(Box::new(RawResponse::from_bytes(status, map, "the body says too much")));
+        let kind = ErrorKind::HttpResponse { status, error_code: None, raw_response };
+        azure_core::Error::with_message(kind, "and so does this: https://acct/c?sig=secret")
+    }
+
+    #[test]
+    fn errors_are_taken_apart() {
+        let failure = classify(&http(StatusCode::PreconditionFailed, &[("x-ms-error-code", "ConditionNotMet"), ("x-ms-request-id", "r-1")]));
+        let text = "HTTP 412 ConditionNotMet (request r-1)".to_owned();
+        assert_eq!(failure, Failure { kind: FailureKind::Refused, status: Some(412), code: "ConditionNotMet".to_owned(), text });
+        for (status, kind) in [
+            (StatusCode::Unauthorized, FailureKind::Denied),
+            (StatusCode::Forbidden, FailureKind::Denied),
+            (StatusCode::NotFound, FailureKind::Refused),
+            (StatusCode::RequestTimeout, FailureKind::Unreachable),
+            (StatusCode::TooManyRequests, FailureKind::Unreachable),
+            (StatusCode::InternalServerError, FailureKind::Unreachable),
+            (StatusCode::ServiceUnavailable, FailureKind::Unreachable),
+        ] {
+            let failure = classify(&http(status, &[]));
+            assert_eq!((failure.kind, failure.code.as_str()), (kind, ""), "{status}");
+            assert_eq!(failure.text, format!("HTTP {}", u16::from(status)));
+        }
+        for (kind, expected) in [
+            (ErrorKind::Connection, FailureKind::Unreachable),
+            (ErrorKind::Io, FailureKind::Unreachable),
+            (ErrorKind::DataConversion, FailureKind::Other),
+            (ErrorKind::Credential, FailureKind::Denied),
+        ] {
+            let error = azure_core::Error::with_message(kind, "GET https://acct.net/c?sv=1&sig=secret failed");
+            let failure = classify(&error);
+            assert_eq!((failure.kind, failure.status, failure.text.as_str()), (expected, None, "GET <url> failed"));
+        }
+    }
+
+    #[test]
+    fn a_token_service_that_is_down_denies_nothing() {
+        let token = |cause: azure_core::Error| classify(&azure_core::Error::with_error(ErrorKind::Credential, cause, "no token")).kind;
+        assert_eq!(token(ErrorKind::Connection.into_error()), FailureKind::Unreachable);
+        assert_eq!(token(http(StatusCode::ServiceUnavailable, &[])), FailureKind::Unreachable);
+        assert_eq!(token(http(StatusCode::BadRequest, &[])), FailureKind::Denied);
+    }
+
+    #[tokio::test]
+    async fn the_transports_errors_carry_no_url() {
+        let error = reqwest::Client::new().get("http://127.0.0.1:1/c?sig=secret").send().await.unwrap_err();
+        assert!(error.to_string().contains("secret"), "it is what has to be hidden");
+        let failure = classify(&azure_core::Error::with_error(ErrorKind::Connection, error, "failed to execute"));
+        assert_eq!(failure.kind, FailureKind::Unreachable);
+        assert!(!failure.text.contains("secret") && failure.text.contains("refused"), "{}", failure.text);
+    }
+}

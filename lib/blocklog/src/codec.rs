@@ -98,7 +98,7 @@ thread_local! {
 }
 
 impl Sealer {
-    /// For one disk in one epoch.
+    /// For one disk in one epoch: the only one that is ever made for it, because each counts its nonces from 0. Clones count together.
     #[must_use]
     pub fn new(of: DiskCycle, data_key: &Secret) -> Self {
         Self(Arc::new(SealerInner { of, key: data_key.derive("hawser v1 block").aead(), next: AtomicU64::new(0) }))
@@ -213,7 +213,9 @@ fn compress(plain: &[u8]) -> Option<Vec<u8>> {
         };
         let mut out = Vec::with_capacity(room);
         compressor.compress_to_buffer(plain, &mut out).ok()?;
-        Some(out)
+        // A record waits in its segment for the upload: it holds what it needs there, not the room that it was packed in.
+        out.shrink_to_fit();
+        (out.len() <= room).then_some(out)
     })
 }
 
@@ -226,3 +228,6 @@ fn decompress(packed: &[u8], length: usize) -> Option<Vec<u8>> {
         decompressor.decompress(packed, length).ok()
     })
 }
+
+#[cfg(test)]
+mod tests;

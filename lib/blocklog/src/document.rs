@@ -38,13 +38,23 @@ pub trait Document: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sy
 /// The bytes of a document for the blob `name`.
 ///
 /// # Errors
-/// [`LogError::KeyMissing`] cannot happen with a key ring that was parsed; it stands here for completeness.
+/// [`LogError::Damaged`] where it would be larger than [`MAX_DOCUMENT`]. ([`LogError::KeyMissing`] cannot happen: a key ring holds the version
+/// that it writes with.)
 pub fn encode<D: Document>(keys: &KeyRing, name: &str, document: &D) -> Result<Bytes, LogError> {
+    encode_within(keys, name, document, MAX_DOCUMENT)
+}
+
+/// [`encode`] with another limit.
+fn encode_within<D: Document>(keys: &KeyRing, name: &str, document: &D, limit: usize) -> Result<Bytes, LogError> {
     let version = keys.current();
     let body = serde_json::to_vec(document).map_err(|error| LogError::damaged(name, format!("it cannot be written: {error}")))?;
     let mac = keys.derived(version, CONTEXT, name)?.mac(&[D::KIND.as_bytes(), name.as_bytes(), &body]);
     let mut out = format!("hawser/{FORMAT} {} key={version} mac={}\n", D::KIND, mac.to_hex()).into_bytes();
     out.extend_from_slice(&body);
+    // What no reader takes must not be written: the cycle would wait for ever for a manifest that is there.
+    if out.len() > limit {
+        return Err(LogError::damaged(name, format!("it would have {} bytes, more than the {limit} of the largest document", out.len())));
+    }
     Ok(out.into())
 }
 
@@ -140,3 +150,6 @@ pub async fn put_new(store: &dyn LogStore, name: &str, bytes: Bytes) -> Result<(
         && store.get(name).await.is_ok_and(|found| found.is_some_and(|blob| blob.body == bytes));
     if ours { Ok(()) } else { Err(error.into()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -331,3 +331,6 @@ impl Update {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

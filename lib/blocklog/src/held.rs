@@ -50,7 +50,13 @@ impl<D: Document> Held<D> {
         match store.acquire(name, lease).await {
             Ok(()) => {}
             Err(StoreError::NotFound(_)) => return Err(LogError::Missing(name.to_owned())),
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // The lease may have been given although the answer was lost: the next holder would wait for nobody.
+                if error.in_doubt() {
+                    let _ = store.release(name, lease).await;
+                }
+                return Err(error.into());
+            }
         }
         let read = async {
             let blob = store.get(name).await?.ok_or_else(|| LogError::Missing(name.to_owned()))?;
@@ -95,7 +101,7 @@ impl<D: Document> Held<D> {
     /// Makes the lease last from now. While the store does not answer, it is tried again for as long as the lease lasts.
     ///
     /// # Errors
-    /// [`StoreError::LeaseLost`], or the store's last error.
+    /// [`StoreError::LeaseLost`], also where the store did not answer for as long as the lease lasted; and whatever else it answers.
     pub async fn renew(&mut self) -> Result<(), LogError> {
         loop {
             self.check()?;
@@ -116,6 +122,8 @@ impl<D: Document> Held<D> {
     /// # Errors
     /// [`StoreError::LeaseLost`], [`StoreError::Changed`] where somebody else wrote it, and the store's.
     pub async fn write(&mut self, next: D) -> Result<(), LogError> {
+        // Also where there is nothing to write: the caller goes on in the belief that the document is still its own.
+        self.check()?;
         if next == self.value {
             return Ok(());
         }
@@ -166,3 +174,6 @@ impl<D: Document> Held<D> {
         let _ = self.store.release(&self.name, self.lease).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

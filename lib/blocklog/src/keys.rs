@@ -135,7 +135,8 @@ impl KeyRing {
     #[must_use]
     pub fn new_file(version: u32, entropy: &dyn Entropy) -> Zeroizing<String> {
         let secret = Secret::random(entropy);
-        Zeroizing::new(format!("# Hawser's wrapping key. Without it the log cannot be read.\n{version} {}\n", hex::encode(secret.0.as_slice())))
+        let digits = Zeroizing::new(hex::encode(secret.0.as_slice()));
+        Zeroizing::new(format!("# Hawser's wrapping key. Without it the log cannot be read.\n{version} {}\n", digits.as_str()))
     }
 
     /// The version that writes.
@@ -190,3 +191,6 @@ pub fn epoch_binding(of: CycleId, epoch: Epoch) -> Vec<u8> {
     ]
     .concat()
 }
+
+#[cfg(test)]
+mod tests;

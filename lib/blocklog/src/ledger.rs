@@ -391,8 +391,13 @@ impl Ledger {
     }
 
     fn lose(&mut self, cycle: CycleId) {
-        if !self.lost.contains(&cycle) {
+        // By its number, which rises across take-overs too: after one, the cycle that began last is the old incarnation's, it is lost under
+        // that name already, and under the new incarnation there is no such cycle.
+        if self.lost.iter().all(|lost| lost.cycle != cycle.cycle) {
             self.lost.push(cycle);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

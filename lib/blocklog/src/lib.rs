@@ -12,6 +12,10 @@ pub mod document;
 pub mod entropy;
 pub mod error;
 pub mod fingerprints;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod golden;
 pub mod held;
 pub mod ids;
 pub mod keys;

@@ -139,8 +139,8 @@ pub struct SegmentBuilder {
 }
 
 impl SegmentBuilder {
-    /// A new segment. It takes records until it holds `limit` bytes (at most [`MAX_SEGMENT`]) and gives parts of `part_size` bytes
-    /// (at most [`MAX_PART`]).
+    /// A new segment. It takes records until it holds `limit` bytes (at most [`MAX_SEGMENT`]) and gives parts of `part_size` bytes (more than
+    /// the header's 80, at most [`MAX_PART`]; what is outside is brought to the nearer end).
     #[must_use]
     pub fn new(of: DiskCycle, epoch: Epoch, n: u32, data_key: &Secret, limit: u64, part_size: usize) -> Self {
         let header = header(of, epoch, n);
@@ -149,7 +149,7 @@ impl SegmentBuilder {
             epoch,
             n,
             header,
-            part_size: part_size.clamp(1, MAX_PART),
+            part_size: part_size.clamp(HEADER + 1, MAX_PART),
             limit: limit.min(MAX_SEGMENT),
             index: Vec::new(),
             records: 0,
@@ -183,7 +183,8 @@ impl SegmentBuilder {
         self.append(record.payload.clone())
     }
 
-    /// Ends it: the last parts, how many there are in all, and how the manifest names it.
+    /// Ends it: the last parts, how many there are in all, and how the manifest names it. Not for an empty one: no reader takes a segment
+    /// without records.
     #[must_use]
     pub fn finish(mut self) -> (Vec<Part>, u32, SegmentRef) {
         let mut trailer = Vec::with_capacity(TRAILER);
@@ -324,13 +325,15 @@ impl Segment {
         Ok(Self { bytes, records: tail.records })
     }
 
-    /// Its records in order, each with its decrypted bytes (none for a zero range); [`crate::codec::unpack`] makes the block of them.
-    pub fn records(&self) -> impl Iterator<Item = (&Descriptor, &[u8])> {
+    /// Its records in order, each with its decrypted bytes (none for a zero range); [`crate::codec::unpack`] makes the block of them. The bytes
+    /// are slices of the segment: nothing is copied.
+    pub fn into_records(self) -> impl Iterator<Item = (Descriptor, Bytes)> + Send {
+        let bytes = Bytes::from(self.bytes);
         let mut at = HEADER;
-        self.records.iter().map(move |record| {
+        self.records.into_iter().map(move |record| {
             let start = at;
             at += record.stored as usize;
-            (record, &self.bytes[start..at])
+            (record, bytes.slice(start..at))
         })
     }
 
@@ -416,22 +419,41 @@ impl Reader<'_> {
     }
 }
 
-/// For fuzzing: whatever the bytes are, parsing them neither panics nor allocates more than the input's length and an index.
+/// For fuzzing: whatever the bytes are, reading them neither panics nor allocates more than a copy of them, an index, and one plain block.
 #[doc(hidden)]
 pub fn fuzz(data: &[u8]) {
     let vm = crate::ids::VmId { vcenter: uuid::Uuid::nil(), instance: uuid::Uuid::nil() };
     let of = crate::ids::CycleId { vm, incarnation: crate::ids::Incarnation(uuid::Uuid::nil()), cycle: crate::ids::Cycle(1) };
     let of = DiskCycle { of, disk: crate::ids::DiskKey(2000) };
     let key = Secret::new([7; 32]);
-    let _ = read_tail("fuzz", of, Epoch(1), 0, &key, data.len() as u64, data);
-    let expected = SegmentRef { epoch: Epoch(1), n: 0, size: data.len() as u64, records: 1, first: 0, digest: Digest([0; 32]) };
-    let _ = Segment::open("fuzz", of, &expected, &key, data.to_vec());
-    // Behind the MAC, which no fuzzer gets past.
-    for descriptor in data.as_chunks::<DESCRIPTOR>().0 {
-        if let Some(descriptor) = Descriptor::read(descriptor)
-            && descriptor.codec != Codec::Zero
-        {
-            let _ = crate::codec::unpack(&descriptor, data);
+    let read = |bytes: Vec<u8>| {
+        let size = bytes.len() as u64;
+        let expected = match read_tail("fuzz", of, Epoch(1), 0, &key, size, &bytes) {
+            Ok(Ok(tail)) => tail.segment,
+            _ => SegmentRef { epoch: Epoch(1), n: 0, size, records: 1, first: 0, digest: Digest([0; 32]) },
+        };
+        if let Ok(segment) = Segment::open("fuzz", of, &expected, &key, bytes) {
+            segment.into_records().filter(|(record, _)| record.codec != Codec::Zero).for_each(|(record, bytes)| drop(crate::codec::unpack(&record, &bytes)));
         }
+    };
+    read(data.to_vec());
+    // Behind the MAC, which no fuzzer gets past: the same bytes with a header and a MAC that fit.
+    if let Ok(trailer) = Trailer::parse("fuzz", data.len() as u64, data) {
+        let mut signed = data.to_vec();
+        let header = header(of, Epoch(1), 0);
+        signed[..HEADER].copy_from_slice(&header);
+        let (index, fields) = (signed.len() - tail_length(trailer.records) as usize, signed.len() - TRAILER);
+        let mac = key.derive(MAC_CONTEXT).mac(&[&header, &signed[index..fields], &signed[fields..fields + 20]]);
+        signed[fields + 20..fields + 52].copy_from_slice(mac.as_bytes());
+        read(signed);
+    }
+    // Behind the tags.
+    for codec in [Codec::Raw, Codec::Zstd] {
+        let length = if codec == Codec::Raw { data.len() as u64 } else { u64::from(MAX_BLOCK) };
+        let record = Descriptor { offset: 0, length, codec, stored: 0, checksum: [0; 32], nonce: [0; 12], tag: [0; 16] };
+        let _ = crate::codec::unpack(&record, data);
     }
 }
+
+#[cfg(test)]
+mod tests;

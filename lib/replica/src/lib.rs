@@ -6,13 +6,21 @@
 //! number can be had, so each write carries the end of the ledger's lease (`If-Unmodified-Since`), and the next turn rewrites the footer
 //! after that end. Local file: an exclusive lock.
 
+pub mod access;
+pub mod coalesce;
+pub mod disk_sas;
 mod gate;
+pub mod memory;
+pub mod page_blob;
+mod pages;
 pub mod raw_file;
 pub mod vhd;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+
+pub use gate::Condition;
 
 /// The most that one write may hold: Azure's limit of Put Page.
 pub const MAX_WRITE: usize = 4 << 20;

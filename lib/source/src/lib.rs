@@ -8,6 +8,10 @@ use std::ops::Range;
 use async_trait::async_trait;
 use extents::ExtentSet;
 
+pub mod nbd;
+pub mod raw;
+mod zeroes;
+
 /// The largest single read that the gateway asks for. Four of these in flight are the 4 MB a disk of a host's NFC buffer.
 pub const MAX_READ: u32 = 1 << 20;
 
@@ -56,4 +60,18 @@ pub trait DiskSource: Send + Sync {
     /// The sectors inside `range` (bytes) that the source knows to read as zero without reading them, or `None` where it can't tell. A
     /// hint: a failure is `None`, and whatever is not named must be read.
     async fn zeroes(&self, range: Range<u64>) -> Option<ExtentSet>;
+}
+
+/// The contract's side of the caller: inside the disk, whole sectors, no more than [`MAX_READ`].
+fn check(size: u64, offset: u64, length: u32) -> Result<(), SourceError> {
+    let wanted = offset.saturating_add(u64::from(length));
+    if wanted > size {
+        return Err(SourceError::TooShort { size, wanted });
+    }
+    let whole_sectors = offset.is_multiple_of(extents::SECTOR) && u64::from(length).is_multiple_of(extents::SECTOR);
+    if length == 0 || length > MAX_READ || !whole_sectors {
+        let message = format!("a read is whole sectors of {} bytes, {MAX_READ} bytes at the most", extents::SECTOR);
+        return Err(SourceError::Read { offset, length, message });
+    }
+    Ok(())
 }

@@ -143,12 +143,12 @@ mod tests {
 
     #[tokio::test]
     async fn reads_past_the_end_and_crooked_ones_are_refused() {
-        let file = file(&[], MIB);
+        let file = file(&[], 2 * MIB);
         let source = RawFile::open(file.path()).await.unwrap();
-        let past = source.read(MIB - 512, 1024).await.unwrap_err();
-        assert_eq!(past, SourceError::TooShort { size: MIB, wanted: MIB + 512 });
+        let past = source.read(2 * MIB - 512, 1024).await.unwrap_err();
+        assert_eq!(past, SourceError::TooShort { size: 2 * MIB, wanted: 2 * MIB + 512 });
         let overflow = source.read(u64::MAX - 511, 512).await.unwrap_err();
-        assert_eq!(overflow, SourceError::TooShort { size: MIB, wanted: u64::MAX });
+        assert_eq!(overflow, SourceError::TooShort { size: 2 * MIB, wanted: u64::MAX });
         for (offset, length) in [(0, 0), (1, 512), (0, 513), (0, MAX_READ + 512)] {
             assert!(matches!(source.read(offset, length).await, Err(SourceError::Read { .. })), "{length} at {offset}");
         }

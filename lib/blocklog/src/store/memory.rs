@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Blob, ETag, LeaseId, Listed, LogStore, MAX_PART, StoreError, When,
+    Blob, ETag, LeaseId, Listed, LogStore, StoreError, When,
+    accept,
     lease::{self, Lease},
-    name::{check, check_prefix},
 };
 use crate::clock::Clock;
 
@@ -102,12 +102,12 @@ impl MemoryStore {
 #[async_trait]
 impl LogStore for MemoryStore {
     async fn get(&self, name: &str) -> Result<Option<Blob>, StoreError> {
-        check(name)?;
+        accept::name(name)?;
         Ok(self.lock().blobs.get(name).map(|stored| Blob { body: stored.body.clone(), etag: stored.etag() }))
     }
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
-        check(name)?;
+        accept::name(name)?;
         let body = self.lock().blob(name)?.body.clone();
         if range.start > range.end || range.end > body.len() as u64 {
             return Err(StoreError::Failed(format!("{name}: {range:?} reaches past its {} bytes", body.len())));
@@ -117,7 +117,7 @@ impl LogStore for MemoryStore {
     }
 
     async fn put(&self, name: &str, body: Bytes, when: When, lease: Option<LeaseId>) -> Result<ETag, StoreError> {
-        check(name)?;
+        accept::name(name)?;
         let mut inner = self.lock();
         let stored = inner.blobs.get(name);
         let left = lease::write(name, stored.and_then(|stored| stored.lease), lease, self.clock.monotonic())?;
@@ -130,11 +130,8 @@ impl LogStore for MemoryStore {
     }
 
     async fn stage(&self, name: &str, part: u32, pieces: Vec<Bytes>) -> Result<(), StoreError> {
-        check(name)?;
-        let length: usize = pieces.iter().map(Bytes::len).sum();
-        if length > MAX_PART {
-            return Err(StoreError::Failed(format!("{name}: part {part} has {length} bytes, more than {MAX_PART}")));
-        }
+        accept::name(name)?;
+        let length = accept::part(name, part, &pieces)?;
         let mut bytes = BytesMut::with_capacity(length);
         pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
         self.lock().staged.entry(name.to_owned()).or_default().insert(part, bytes.freeze());
@@ -142,7 +139,7 @@ impl LogStore for MemoryStore {
     }
 
     async fn commit(&self, name: &str, parts: u32) -> Result<(), StoreError> {
-        check(name)?;
+        accept::name(name)?;
         let mut inner = self.lock();
         if inner.blobs.contains_key(name) {
             return Err(StoreError::Exists(name.to_owned()));
@@ -160,7 +157,7 @@ impl LogStore for MemoryStore {
     }
 
     async fn delete(&self, name: &str, lease: Option<LeaseId>) -> Result<bool, StoreError> {
-        check(name)?;
+        accept::name(name)?;
         let mut inner = self.lock();
         let Some(stored) = inner.blobs.get(name) else { return Ok(false) };
         lease::write(name, stored.lease, lease, self.clock.monotonic())?;
@@ -169,14 +166,14 @@ impl LogStore for MemoryStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
-        check_prefix(prefix)?;
+        accept::prefix(prefix)?;
         let inner = self.lock();
         let found = inner.blobs.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
         Ok(found.map(|(name, stored)| Listed { name: name.clone(), size: stored.body.len() as u64 }).collect())
     }
 
     async fn acquire(&self, name: &str, lease: LeaseId) -> Result<(), StoreError> {
-        check(name)?;
+        accept::name(name)?;
         let (mut inner, now) = (self.lock(), self.clock.monotonic());
         let stored = inner.blob(name)?;
         stored.lease = Some(lease::acquire(name, stored.lease, lease, now)?);
@@ -184,7 +181,7 @@ impl LogStore for MemoryStore {
     }
 
     async fn renew(&self, name: &str, lease: LeaseId) -> Result<(), StoreError> {
-        check(name)?;
+        accept::name(name)?;
         let (mut inner, now) = (self.lock(), self.clock.monotonic());
         let stored = inner.blob(name)?;
         stored.lease = Some(lease::renew(name, stored.lease, lease, now)?);
@@ -192,7 +189,7 @@ impl LogStore for MemoryStore {
     }
 
     async fn release(&self, name: &str, lease: LeaseId) -> Result<(), StoreError> {
-        check(name)?;
+        accept::name(name)?;
         let mut inner = self.lock();
         let stored = inner.blob(name)?;
         lease::release(name, stored.lease, lease)?;
@@ -201,10 +198,46 @@ impl LogStore for MemoryStore {
     }
 
     async fn break_lease(&self, name: &str) -> Result<(), StoreError> {
-        check(name)?;
+        accept::name(name)?;
         let mut inner = self.lock();
         let stored = inner.blob(name)?;
         stored.lease = lease::brk(stored.lease);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        store::{LEASE, conformance::Subject},
+        test_support::ManualClock,
+    };
+
+    async fn subject() -> Subject {
+        let clock = ManualClock::new();
+        let store = Arc::new(MemoryStore::new(Arc::new(clock.clone())));
+        let pass = move |length| {
+            clock.advance(length);
+            Box::pin(std::future::ready(())) as _
+        };
+        Subject { store: store.clone(), other: store, lease: LEASE, pass: Box::new(pass), _keep: Box::new(()) }
+    }
+
+    crate::store::conformance::conformance!(subject);
+
+    #[tokio::test]
+    async fn tests_can_look_and_spoil() {
+        let store = MemoryStore::new(Arc::new(ManualClock::new()));
+        let etag = store.put("a", Bytes::from_static(b"abc"), When::Absent, None).await.unwrap();
+        store.stage("b", 0, vec![Bytes::from_static(b"unseen")]).await.unwrap();
+        assert!(store.corrupt("a", |bytes| bytes[1] ^= 1));
+        assert!(!store.corrupt("b", |_| panic!("there is no such blob")));
+        assert_eq!(store.names(), ["a"]);
+        assert_eq!(store.peek("a").as_deref(), Some(&b"acc"[..]));
+        assert_eq!(store.peek("b"), None);
+        assert_eq!(store.snapshot(), BTreeMap::from([("a".to_owned(), Bytes::from_static(b"acc"))]));
+        let blob = store.get("a").await.unwrap().unwrap();
+        assert_eq!((blob.etag, &*blob.body), (etag, &b"acc"[..]));
     }
 }

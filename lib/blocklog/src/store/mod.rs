@@ -5,10 +5,14 @@
 //! Three stores keep the same rules: an Azure container ([`azure`]), a directory ([`directory`]), and memory ([`memory`]). The tests in
 //! `conformance` run against each of them.
 
+pub mod azure;
+pub mod directory;
 pub mod memory;
 
+mod accept;
+#[cfg(test)]
+mod conformance;
 mod lease;
-mod name;
 
 use std::{fmt, ops::Range, time::Duration};
 
@@ -137,7 +141,7 @@ pub trait LogStore: Send + Sync {
     /// [`StoreError::LeaseLost`]. The lease stays. Order of refusal: the lease, then the condition.
     async fn put(&self, name: &str, body: Bytes, when: When, lease: Option<LeaseId>) -> Result<ETag, StoreError>;
 
-    /// Uploads part number `part` (counted from 0, at most [`MAX_PART`] bytes) of a blob that does not appear before
+    /// Uploads part number `part` (counted from 0, of 1 to [`MAX_PART`] bytes) of a blob that does not appear before
     /// [`LogStore::commit`]. `pieces` are written one after the other, so that a caller need not copy them together.
     async fn stage(&self, name: &str, part: u32, pieces: Vec<Bytes>) -> Result<(), StoreError>;
 

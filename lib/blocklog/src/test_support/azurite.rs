@@ -19,8 +19,9 @@ use crate::azure_blob::{AccountUrl, Auth, Retry, client_options};
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
-/// Starts Azurite and stops it when our end of the pipe closes, also when this process is killed.
-const GUARD: &str = r#""$0" "$@" </dev/null & child=$!; exec >&-; read -r _; kill "$child"; wait "$child""#;
+/// Starts Azurite, and kills it when our end of the pipe closes, also when this process is killed. Killed, because it would say good-bye to
+/// a pipe that nobody reads; it has nothing to save.
+const GUARD: &str = r#""$0" "$@" </dev/null & child=$!; exec >&-; read -r _; kill -9 "$child""#;
 
 /// A running Azurite with everything in memory. It is stopped when this is dropped.
 #[derive(Debug)]

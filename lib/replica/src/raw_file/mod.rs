@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What is written at once where holes cannot be punched.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A seed in a local file.
 #[derive(Debug)]
@@ -33,8 +33,7 @@ pub struct RawFileDisk(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Carries the lock, so it is the last thing to go.
-    file: File,
+    file: OpenFile,
     path: PathBuf,
     capacity: u64,
     writable: bool,
@@ -44,6 +43,26 @@ struct Inner {
     fence: RwLock<()>,
     /// Set when a flush failed: the kernel may have dropped what it could not write, and the next flush would succeed without it.
     lost: OnceLock<String>,
+}
+
+/// A file whose lock ends when it is dropped, and not later: a child process that is being started at that moment has a copy of the
+/// descriptor until it runs its own program, and would keep the lock until then.
+#[derive(Debug)]
+struct OpenFile(File);
+
+impl std::ops::Deref for OpenFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        // Where this fails, closing the file does it.
+        let _ = self.0.unlock();
+    }
 }
 
 /// What a failed system call means for the replica.
@@ -117,6 +136,7 @@ impl Inner {
         let failed = |error: io::Error| io_error(&path, &error);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&fresh).map_err(failed)?;
         lock(&file, &fresh)?;
+        let file = OpenFile(file);
         // Whoever made it before may have given it its name, or taken it away, before it let go of the lock.
         let found = file.metadata().map_err(failed)?;
         if found.nlink() != 1 || !fs::symlink_metadata(&fresh).is_ok_and(|named| same_file(&named, &found)) {
@@ -163,23 +183,23 @@ impl Inner {
 
     fn open(path: PathBuf, writable: bool) -> Result<Self, ReplicaError> {
         let none = || ReplicaError::WrongSeed { expected: format!("a seed at {}", path.display()), found: NO_SEED.to_owned() };
-        let file = match OpenOptions::new().read(true).write(writable).open(&path) {
-            Ok(file) => file,
+        // Asked before it is opened: opening a pipe would wait for its other end.
+        match fs::metadata(&path) {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => return Err(ReplicaError::Denied(format!("{} is not a regular file", path.display()))),
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(none()),
             Err(error) => return Err(io_error(&path, &error)),
-        };
-        if !metadata(&file, &path)?.is_file() {
-            return Err(ReplicaError::Denied(format!("{} is not a regular file", path.display())));
         }
+        let file = OpenOptions::new().read(true).write(writable).open(&path).map_err(|error| io_error(&path, &error))?;
         if writable {
             lock(&file, &path)?;
         }
-        let inner = Self::new(file, path.clone(), 0, writable);
+        let inner = Self::new(OpenFile(file), path.clone(), 0, writable);
         let capacity = inner.sidecar()?.ok_or_else(none)?.capacity;
         Ok(Self { capacity, ..inner })
     }
 
-    fn new(file: File, path: PathBuf, capacity: u64, writable: bool) -> Self {
+    fn new(file: OpenFile, path: PathBuf, capacity: u64, writable: bool) -> Self {
         Self { file, path, capacity, writable, gate: Gate::default(), fence: RwLock::new(()), lost: OnceLock::new() }
     }
 

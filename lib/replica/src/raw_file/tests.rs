@@ -190,7 +190,7 @@ async fn foreign_files_are_left_alone() {
     assert_eq!(RawFileDisk::create(&path, CAPACITY, ID).await.unwrap_err().reason(), "ReplicaDenied");
     assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), "SeedReplaced");
     assert_eq!(fs::read(&path).unwrap(), b"holiday pictures");
-    assert_eq!(RawFileDisk::create(folder.path(), CAPACITY, ID).await.unwrap_err().reason(), "ReplicaFailed");
+    assert_eq!(RawFileDisk::create(folder.path(), CAPACITY, ID).await.unwrap_err().reason(), "ReplicaDenied");
     assert_eq!(RawFileDisk::open("/dev/null").await.unwrap_err().reason(), "ReplicaDenied");
     let dangling = folder.path().join("dangling");
     std::os::unix::fs::symlink(folder.path().join("nowhere"), &dangling).unwrap();

@@ -154,8 +154,7 @@ impl<T> Replies<T> {
 
     /// Expects a reply. The cookie must be new.
     pub(super) fn expect(&mut self, cookie: u64, ask: Ask, owner: T) {
-        let pending =
-            Pending { ask, owner, bytes: Vec::new(), scattered: None, runs: Vec::new(), failed: None, errors: 0, idle_ticks: 0 };
+        let pending = Pending { ask, owner, bytes: Vec::new(), scattered: None, runs: Vec::new(), failed: None, errors: 0, idle_ticks: 0 };
         self.outstanding.insert(cookie, pending);
     }
 
@@ -232,10 +231,10 @@ impl<T> Replies<T> {
     }
 
     /// What [`Replies::allocated`] never exceeds: the lengths of the outstanding reads, 64 KiB of control buffer, and for each outstanding
-    /// request 20 KiB of order and message, for each status request 512 KiB of extents.
+    /// request 36 KiB of order and message, for each status request 512 KiB of extents.
     pub(super) fn bound(&self) -> usize {
         let each = |p: &Pending<T>| match p.ask {
-            Ask::Read { length, .. } => length as usize + (MAX_PIECES + 1) * 16 + MAX_STRING,
+            Ask::Read { length, .. } => length as usize + 2 * MAX_PIECES * 16 + MAX_STRING,
             Ask::Status => MAX_RUNS * size_of::<(u64, bool)>() + MAX_STRING,
         };
         self.outstanding.values().chain(self.current.as_ref().map(|c| &c.pending)).map(each).sum::<usize>() + CONTROL
@@ -305,7 +304,11 @@ fn fixed_part(ask: &Ask, kind: u16, done: bool, length: u32) -> Result<usize, Fa
         (CHUNK_OFFSET_DATA | CHUNK_OFFSET_HOLE, Ask::Read { .. }) | (CHUNK_BLOCK_STATUS, Ask::Status) => Err(wrong),
         // Errors of types that nobody has heard of yet start in the same way. The message may be followed by an offset.
         (kind, _) if kind & CHUNK_ERROR_BIT != 0 => {
-            if (6..=6 + MAX_STRING as u32 + 8).contains(&length) { Ok(length as usize) } else { Err(wrong) }
+            if (6..=6 + MAX_STRING as u32 + 8).contains(&length) {
+                Ok(length as usize)
+            } else {
+                Err(wrong)
+            }
         }
         (kind, _) => Err(Fault::ChunkType(kind)),
     }
@@ -452,9 +455,11 @@ impl<T> Pending<T> {
         if length == 0 {
             return Err(Fault::EmptyExtent);
         }
+        if self.runs.len() == MAX_RUNS {
+            return Ok(());
+        }
         match self.runs.last_mut() {
-            Some(last) if last.1 == zero && self.runs.len() < MAX_RUNS => last.0 += u64::from(length),
-            _ if self.runs.len() == MAX_RUNS => {}
+            Some(last) if last.1 == zero => last.0 += u64::from(length),
             _ => self.runs.push((u64::from(length), zero)),
         }
         Ok(())

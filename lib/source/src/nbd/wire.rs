@@ -98,6 +98,8 @@ pub(super) const REP_META_CONTEXT: u32 = 4;
 pub(super) const REP_ERROR_BIT: u32 = 1 << 31;
 /// The server does not know the option.
 pub(super) const REP_ERR_UNSUP: u32 = REP_ERROR_BIT | 1;
+/// The server is going away.
+pub(super) const REP_ERR_SHUTDOWN: u32 = REP_ERROR_BIT | 7;
 
 /// Information about an export: size and flags.
 pub(super) const INFO_EXPORT: u16 = 0;
@@ -169,5 +171,39 @@ pub(super) mod server {
         let mut out = [&OPTION_REPLY.to_be_bytes()[..], &option.to_be_bytes(), &kind.to_be_bytes()].concat();
         put_counted(&mut out, data);
         out
+    }
+
+    /// A chunk of a structured reply.
+    pub(in super::super) fn chunk(flags: u16, kind: u16, cookie: u64, payload: &[u8]) -> Vec<u8> {
+        let mut out = [&STRUCTURED_REPLY.to_be_bytes()[..], &flags.to_be_bytes(), &kind.to_be_bytes(), &cookie.to_be_bytes()].concat();
+        put_counted(&mut out, payload);
+        out
+    }
+
+    /// A chunk with data.
+    pub(in super::super) fn data(flags: u16, cookie: u64, offset: u64, bytes: &[u8]) -> Vec<u8> {
+        chunk(flags, CHUNK_OFFSET_DATA, cookie, &[&offset.to_be_bytes()[..], bytes].concat())
+    }
+
+    /// A chunk with a hole.
+    pub(in super::super) fn hole(flags: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+        chunk(flags, CHUNK_OFFSET_HOLE, cookie, &[&offset.to_be_bytes()[..], &length.to_be_bytes()].concat())
+    }
+
+    /// A chunk with an error.
+    pub(in super::super) fn error(flags: u16, kind: u16, cookie: u64, code: u32, message: &str, tail: &[u8]) -> Vec<u8> {
+        let length = (message.len() as u16).to_be_bytes();
+        chunk(flags, kind, cookie, &[&code.to_be_bytes()[..], &length, message.as_bytes(), tail].concat())
+    }
+
+    /// A chunk with the extents of a context.
+    pub(in super::super) fn status(flags: u16, cookie: u64, context: u32, extents: &[(u32, u32)]) -> Vec<u8> {
+        let extents = extents.iter().flat_map(|(length, flags)| [length.to_be_bytes(), flags.to_be_bytes()].concat());
+        chunk(flags, CHUNK_BLOCK_STATUS, cookie, &context.to_be_bytes().into_iter().chain(extents).collect::<Vec<_>>())
+    }
+
+    /// A reply without chunks; a read's bytes follow it.
+    pub(in super::super) fn simple(code: u32, cookie: u64) -> Vec<u8> {
+        [&SIMPLE_REPLY.to_be_bytes()[..], &code.to_be_bytes(), &cookie.to_be_bytes()].concat()
     }
 }

@@ -6,7 +6,10 @@ use std::{
     io::{self, ErrorKind, IoSlice},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -33,7 +36,7 @@ pub(super) fn absent(error: &io::Error) -> bool {
 pub(super) struct Temporary {
     pub file: File,
     path: PathBuf,
-    kept: bool,
+    kept: AtomicBool,
 }
 
 impl Temporary {
@@ -41,7 +44,7 @@ impl Temporary {
     pub fn create(path: PathBuf) -> Result<Self, StoreError> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|error| refusal(&path, &error))?;
-        Ok(Self { file, path, kept: false })
+        Ok(Self { file, path, kept: AtomicBool::new(false) })
     }
 
     /// Makes one that holds `body`, which is on the disk when this returns.
@@ -78,9 +81,9 @@ impl Temporary {
     }
 
     /// Gives it its lasting name, in place of whatever has it. The folder must exist, and be synced afterwards.
-    pub fn keep(&mut self, name: &Path) -> Result<(), StoreError> {
+    pub fn keep(&self, name: &Path) -> Result<(), StoreError> {
         std::fs::rename(&self.path, name).map_err(|error| refusal(name, &error))?;
-        self.kept = true;
+        self.kept.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -92,7 +95,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.kept {
+        if !*self.kept.get_mut() {
             // What stays is swept when it is a day old.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -152,16 +155,15 @@ impl Locked<'_> {
     /// Sets the file's modification time to a version that no file had before: the time, or one nanosecond more than the last one.
     pub fn stamp(&self, file: &File, now: Duration) -> Result<ETag, StoreError> {
         let stamp = || {
-            let mut last = [0; 16];
+            let mut last = [0; 8];
             match self.file.read_exact_at(&mut last, 0) {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
                 read => read?,
             }
-            let next = now.as_nanos().max(u128::from_le_bytes(last) + 1);
+            let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+            let next = now.max(u64::from_le_bytes(last).saturating_add(1));
             self.file.write_all_at(&next.to_le_bytes(), 0)?;
-            // The seconds fit: the number came from a Duration, and grew by less than one a nanosecond.
-            let time = Duration::new((next / 1_000_000_000) as u64, (next % 1_000_000_000) as u32);
-            file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + time))?;
+            file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_nanos(next)))?;
             etag(file)
         };
         stamp().map_err(|error: io::Error| refusal(self.path, &error))

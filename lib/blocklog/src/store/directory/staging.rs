@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::fs::FileExt,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +17,24 @@ use bytes::Bytes;
 
 use super::files::Temporary;
 use crate::store::{MAX_PART, StoreError};
+
+/// A blob that only lacks its name.
+pub(super) enum Joined {
+    /// The shared file is the blob.
+    Shared(Arc<Staging>),
+    /// The parts had to be copied together.
+    Copied(Temporary),
+}
+
+impl Joined {
+    /// The file.
+    pub fn file(&self) -> &Temporary {
+        match self {
+            Self::Shared(staging) => &staging.shared,
+            Self::Copied(file) => file,
+        }
+    }
+}
 
 /// The parts of one blob.
 pub(super) struct Staging {
@@ -139,7 +157,7 @@ impl Staging {
 
     /// Joins the parts `0..parts` to a file that is on the disk when this returns, and that no stage writes to any more. `copy` names a file
     /// for them where they do not lie one after the other.
-    pub fn join(self: std::sync::Arc<Self>, name: &str, parts: u32, copy: impl FnOnce() -> PathBuf) -> Result<Joined, StoreError> {
+    pub fn join(self: &Arc<Self>, name: &str, parts: u32, copy: impl FnOnce() -> PathBuf) -> Result<Joined, StoreError> {
         let mut state = self.lock();
         if let Some(part) = (0..parts).find(|part| !state.parts.contains_key(part)) {
             return Err(StoreError::Failed(format!("{name}: part {part} was never staged")));
@@ -155,11 +173,12 @@ impl Staging {
             });
         if in_place {
             state.closed = true;
+            // Parts beyond those that make the blob are cut off, and must not be found there by a commit that is tried again.
+            state.parts.split_off(&parts);
             drop(state);
-            // Parts beyond those that make the blob are not part of it.
             self.shared.told(self.shared.file.set_len(end))?;
             self.shared.sync()?;
-            return Ok(Joined::Shared(self));
+            return Ok(Joined::Shared(Arc::clone(self)));
         }
         let joined = Temporary::create(copy())?;
         let mut buffer = vec![0; MAX_PART];

@@ -1,25 +1,35 @@
-//! Which names a store takes.
+//! What a store takes: names, and parts.
 
-use super::StoreError;
+use bytes::Bytes;
+
+use super::{MAX_PART, StoreError};
 
 /// The longest name that Azure allows, in characters.
 const MAX_NAME: usize = 1024;
 
 /// Refuses what is not a name: `/`-separated printable ASCII without empty parts and without parts that begin with a dot (`.` and `..`
 /// would climb, and the directory store keeps its own files under dotted names).
-pub(super) fn check(name: &str) -> Result<(), StoreError> {
+pub(super) fn name(name: &str) -> Result<(), StoreError> {
     let part = |part: &str| !part.is_empty() && !part.starts_with('.');
     if name.len() <= MAX_NAME && clean(name) && name.split('/').all(part) { Ok(()) } else { Err(refused(name)) }
 }
 
 /// Refuses what no name can start with.
-pub(super) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+pub(super) fn prefix(prefix: &str) -> Result<(), StoreError> {
     let whole = prefix.rsplit_once('/').map_or("", |(folders, _)| folders);
     let last = prefix.rsplit('/').next().unwrap_or_default();
-    if (whole.is_empty() && !prefix.starts_with('/') || check(whole).is_ok()) && clean(prefix) && !last.starts_with('.') {
+    if (whole.is_empty() && !prefix.starts_with('/') || name(whole).is_ok()) && clean(prefix) && !last.starts_with('.') {
         Ok(())
     } else {
         Err(refused(prefix))
+    }
+}
+
+/// The length of a part. Azure refuses one without bytes, and the memory of an upload is counted in parts.
+pub(super) fn part(name: &str, part: u32, pieces: &[Bytes]) -> Result<usize, StoreError> {
+    match pieces.iter().map(Bytes::len).sum() {
+        length @ 1..=MAX_PART => Ok(length),
+        length => Err(StoreError::Failed(format!("{name}: part {part} has {length} bytes, not 1 to {MAX_PART}"))),
     }
 }
 
@@ -34,26 +44,26 @@ fn refused(name: &str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{MAX_NAME, StoreError};
 
     #[test]
     fn names_are_clean_paths() {
         for name in ["a", "v1/a-b_c/x.seg", "v1/orders/owner/vm@1,2"] {
-            check(name).unwrap();
+            super::name(name).unwrap();
         }
         let long = "a".repeat(MAX_NAME + 1);
         for name in ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/.b", ".lock", "a b", "a\\b", "ä", "a%2fb", "a?b", "a#b", "a\nb", &long] {
-            assert!(matches!(check(name), Err(StoreError::Failed(_))), "{name:?}");
+            assert!(matches!(super::name(name), Err(StoreError::Failed(_))), "{name:?}");
         }
     }
 
     #[test]
     fn prefixes_may_end_anywhere() {
         for prefix in ["", "a", "a/", "a/b", "a/b/"] {
-            check_prefix(prefix).unwrap();
+            super::prefix(prefix).unwrap();
         }
         for prefix in ["/", "/a", "a//", "../a", "a/..", "a/.", ".", "a b"] {
-            assert!(matches!(check_prefix(prefix), Err(StoreError::Failed(_))), "{prefix:?}");
+            assert!(matches!(super::prefix(prefix), Err(StoreError::Failed(_))), "{prefix:?}");
         }
     }
 }

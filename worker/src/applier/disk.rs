@@ -1,0 +1,270 @@
+//! One disk of a cycle: from its segments to acknowledged writes.
+
+use blocklog::{
+    cycle::{Manifest, ReceiptDisk},
+    codec::{self, Codec},
+    fingerprints::Update,
+    ids::{Digest, DiskCycle, DiskKey},
+    names,
+    segment::{Descriptor, Segment, SegmentRef},
+};
+use bytes::Bytes;
+use extents::{ExtentSet, SECTOR};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, FusedFuture},
+    stream::{self, FuturesUnordered},
+};
+use replica::{MAX_WRITE, ReplicaError};
+use tokio::sync::mpsc;
+
+use super::{ApplierError, leave::Leave, seat::Seat};
+use crate::{
+    cpu,
+    env::{Env, Event},
+    patience::{self, pause},
+};
+
+/// How often one write is tried.
+const TRIES: u32 = 8;
+
+/// What was done on a disk.
+pub(super) struct Applied {
+    written: u64,
+    cleared: u64,
+    extents: ExtentSet,
+}
+
+impl Applied {
+    pub(super) fn receipt(&self) -> ReceiptDisk {
+        ReceiptDisk { written: self.written, cleared: self.cleared, extents: Digest(self.extents.digest()) }
+    }
+}
+
+/// Applies all segments of a disk, in the order of their offsets, and compares what was acknowledged with the manifest.
+///
+/// A segment is fetched whole while its predecessor is applied, and nothing of it is written before every byte of it is verified.
+pub(super) async fn apply(
+    env: &Env,
+    manifest: &Manifest,
+    disk: DiskKey,
+    seat: &Seat,
+    update: &mut Update,
+    leave: &Leave<'_>,
+) -> Result<Applied, ApplierError> {
+    let sent = &manifest.disks[&disk];
+    env.progress.note(Event::Applying { disk, bytes: sent.extents.bytes() });
+    let of = DiskCycle { of: manifest.of, disk };
+    let mut segments: Vec<&SegmentRef> = sent.segments.iter().collect();
+    segments.sort_by_key(|segment| segment.first);
+    let applied = Applied { written: 0, cleared: 0, extents: ExtentSet::new() };
+    let mut writer = Writer { env, disk, seat, leave, running: FuturesUnordered::new(), run: None, applied };
+    // One segment is applied while the next is fetched, never more: the place in the channel is taken before the fetch begins.
+    let (sender, mut receiver) = mpsc::channel(1);
+    let fetching = async {
+        for segment in &segments {
+            let Ok(place) = sender.reserve().await else { break };
+            place.send(fetch(env, manifest, of, segment).await);
+        }
+        drop(sender);
+    };
+    let writing = async {
+        let mut firsts = segments.iter().skip(1).map(|segment| segment.first);
+        while let Some(fetched) = writer.beside(receiver.recv()).await? {
+            let (name, segment) = fetched?;
+            writer.segment(&name, segment, update).await?;
+            if let Some(first) = firsts.next() {
+                update.flush_below(first).await?;
+            }
+        }
+        Ok(())
+    };
+    let result = {
+        let (mut fetching, mut writing) = (std::pin::pin!(fetching.fuse()), std::pin::pin!(writing));
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut writing => break result,
+                () = &mut fetching, if !fetching.is_terminated() => {}
+            }
+        }
+    };
+    // Also after a failure: what was sent is waited for, so that it is known whether anything can still land.
+    let settled = writer.settle(result.is_ok()).await;
+    result.and(settled)?;
+    seat.seed().flush().await.map_err(|error| ApplierError::Replica { disk, error })?;
+    if writer.applied.extents != sent.extents {
+        return Err(ApplierError::BitmapMismatch { disk });
+    }
+    Ok(writer.applied)
+}
+
+/// A segment, verified and decrypted.
+async fn fetch(env: &Env, manifest: &Manifest, of: DiskCycle, segment: &SegmentRef) -> Result<(String, Segment), ApplierError> {
+    let name = names::segment(of, segment.epoch, segment.n);
+    let key = manifest.epochs.open(&env.keys, manifest.of, segment.epoch, &names::manifest(manifest.of))?;
+    let bytes = patience::store(env, || env.store.get_range(&name, 0..segment.size)).await?;
+    let (owned, expected) = (name.clone(), segment.clone());
+    let segment = cpu::run(env.cpu.as_ref(), move || Segment::open(&owned, of, &expected, &key, bytes.into())).await?;
+    Ok((name, segment))
+}
+
+/// Sends writes: neighbours joined into one, a few in flight, each tried until it is acknowledged.
+struct Writer<'a> {
+    env: &'a Env,
+    disk: DiskKey,
+    seat: &'a Seat,
+    leave: &'a Leave<'a>,
+    running: FuturesUnordered<BoxFuture<'a, Result<Written, ApplierError>>>,
+    /// Neighbouring blocks that are not yet sent.
+    run: Option<(u64, Vec<u8>)>,
+    applied: Applied,
+}
+
+impl<'a> Writer<'a> {
+    async fn segment(&mut self, name: &str, segment: Segment, update: &mut Update) -> Result<(), ApplierError> {
+        let cpu = self.env.cpu.as_ref();
+        let unpacked = stream::iter(segment.into_records()).map(|(record, stored)| async move {
+            if record.codec == Codec::Zero {
+                return (record, Ok(None));
+            }
+            let of = record.clone();
+            let plain = cpu::run(cpu, move || codec::unpack(&of, &stored)).await;
+            (record, plain.map(Some))
+        });
+        let mut unpacked = std::pin::pin!(unpacked.buffered(cpu.width() + 1));
+        while let Some((record, plain)) = self.beside(unpacked.next()).await? {
+            match plain.map_err(|error| Segment::damaged(name, &record, error))? {
+                Some(plain) => self.block(record.offset, plain).await?,
+                None => {
+                    self.send_run().await?;
+                    self.clear(&record).await?;
+                }
+            }
+            update.note(&record);
+        }
+        Ok(())
+    }
+
+    /// Waits for something while writes go on.
+    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ApplierError> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut work => return Ok(result),
+                Some(written) = self.running.next(), if !self.running.is_empty() => self.acknowledge(written?),
+            }
+        }
+    }
+
+    async fn block(&mut self, offset: u64, plain: Vec<u8>) -> Result<(), ApplierError> {
+        match &mut self.run {
+            Some((start, run)) if *start + run.len() as u64 == offset && run.len() + plain.len() <= MAX_WRITE => run.extend_from_slice(&plain),
+            _ => {
+                self.send_run().await?;
+                self.run = Some((offset, plain));
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_run(&mut self) -> Result<(), ApplierError> {
+        let Some((offset, run)) = self.run.take() else { return Ok(()) };
+        self.room().await?;
+        let (env, disk, seat, leave, data) = (self.env, self.disk, self.seat, self.leave, Bytes::from(run));
+        self.running.push(Box::pin(async move {
+            let length = data.len() as u64;
+            attempt(env, disk, leave, |permit| {
+                let (seed, data) = (seat.seed(), data.clone());
+                async move { seed.write(permit, offset, data).await }
+            })
+            .await?;
+            Ok(Written { offset, length, data: true })
+        }));
+        Ok(())
+    }
+
+    async fn clear(&mut self, record: &Descriptor) -> Result<(), ApplierError> {
+        self.room().await?;
+        let (env, disk, seat, leave, offset, length) = (self.env, self.disk, self.seat, self.leave, record.offset, record.length);
+        self.running.push(Box::pin(async move {
+            attempt(env, disk, leave, |permit| {
+                let seed = seat.seed();
+                async move { seed.clear(permit, offset, length).await }
+            })
+            .await?;
+            Ok(Written { offset, length, data: false })
+        }));
+        Ok(())
+    }
+
+    /// Waits until one more may be in flight.
+    async fn room(&mut self) -> Result<(), ApplierError> {
+        while self.running.len() >= self.env.limits.writes.max(1) && let Some(written) = self.running.next().await {
+            self.acknowledge(written?);
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, written: Written) {
+        let Written { offset, length, data } = written;
+        self.applied.extents.insert(offset / SECTOR..(offset + length) / SECTOR);
+        *if data { &mut self.applied.written } else { &mut self.applied.cleared } += length;
+        self.env.progress.note(Event::Applied { disk: self.disk, bytes: length });
+    }
+
+    /// Sends what is left, where there is reason to, and waits until nothing is in flight.
+    async fn settle(&mut self, sound: bool) -> Result<(), ApplierError> {
+        let mut result = if sound { self.send_run().await } else { Ok(()) };
+        while let Some(written) = self.running.next().await {
+            match written {
+                Ok(written) => self.acknowledge(written),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result
+    }
+}
+
+/// An acknowledged write.
+struct Written {
+    offset: u64,
+    length: u64,
+    data: bool,
+}
+
+/// Sends one write until it is acknowledged. Each attempt needs leave of its own: the lease may have to be renewed first.
+async fn attempt<F: Future<Output = Result<(), ReplicaError>>>(
+    env: &Env,
+    disk: DiskKey,
+    leave: &Leave<'_>,
+    mut send: impl FnMut(replica::Permit) -> F,
+) -> Result<(), ApplierError> {
+    let mut tried = 0;
+    loop {
+        if leave.stopped() {
+            return Err(ApplierError::Stopped);
+        }
+        let Some(permit) = leave.permit() else {
+            // The keeper renews; if it can't, it stops everything.
+            env.clock.sleep(pause(0)).await;
+            continue;
+        };
+        match send(permit).await {
+            Ok(()) => return Ok(()),
+            Err(ReplicaError::PermitEnds { .. }) => env.clock.sleep(pause(0)).await,
+            Err(error) => {
+                if error.in_doubt() {
+                    leave.doubt();
+                }
+                tried += 1;
+                if !error.retryable() || tried >= TRIES {
+                    return Err(ApplierError::Replica { disk, error });
+                }
+                env.progress.note(Event::Waiting { reason: error.reason(), message: error.to_string() });
+                env.clock.sleep(pause(tried)).await;
+            }
+        }
+    }
+}

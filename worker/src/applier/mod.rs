@@ -1,0 +1,362 @@
+//! The applier: verifies a cycle's log and writes it to the seeds.
+//!
+//! It needs the log store and the key, and neither Kubernetes nor ARM nor VMware. Its orders come from the log store, and what it did stands
+//! in the ledger. [`run`] is one order from beginning to end; a successor begins again from the start, as a turn of its own, because applying is
+//! idempotent and what a vanished writer had on its way is not known.
+
+mod disk;
+mod leave;
+mod seat;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use blocklog::{
+    LogError,
+    cycle::{Manifest, Order, Receipt},
+    document,
+    fingerprints::{Fingerprints, Place, Update},
+    held::Held,
+    ids::{Digest, DiskKey, Owner, Turn, VmId},
+    ledger::{Admission, Ledger, Refusal},
+    names,
+    plant::{Plant, planted},
+    store::{LeaseId, StoreError},
+};
+use extents::ExtentSet;
+use futures::future::join_all;
+use replica::{Fence, FenceKind, ReplicaDisk, ReplicaError};
+use zeroize::Zeroizing;
+
+use self::{disk::Applied, leave::Leave, seat::Seat};
+use crate::{
+    env::{Env, Event},
+    patience::renewing,
+};
+
+/// Opens seeds by the access that an order carries.
+#[async_trait]
+pub trait ReplicaOpener: Send + Sync {
+    /// Opens a seed for writing.
+    async fn open(&self, disk: DiskKey, access: &[u8]) -> Result<Arc<dyn ReplicaDisk>, ReplicaError>;
+}
+
+/// How an order ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// There is none.
+    NoOrder,
+    /// Another actor holds the ledger.
+    Busy,
+    /// The replica is clean, at this cycle.
+    Clean,
+    /// All that a partial cycle has is applied; the replica stays dirty.
+    Partial,
+    /// The order was taken back; the replica stays dirty.
+    Cancelled,
+    /// The ledger does not take this cycle.
+    Refused(Refusal),
+}
+
+/// Why an applier stopped before the end. The replica stays dirty, and a successor begins the cycle again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplierError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A seed.
+    #[error("disk {disk}: {error}")]
+    Replica {
+        /// The disk.
+        disk: DiskKey,
+        /// What was wrong.
+        error: ReplicaError,
+    },
+    /// Another disk failed, and this one stopped for it.
+    #[error("stopped")]
+    Stopped,
+    /// What was written is not what the manifest says.
+    #[error("disk {disk}: the sectors written are not those of the manifest")]
+    BitmapMismatch {
+        /// The disk.
+        disk: DiskKey,
+    },
+}
+
+impl ApplierError {
+    /// The reason word, from a closed set.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Log(error) => error.reason(),
+            Self::Replica { error, .. } => error.reason(),
+            Self::Stopped => "Stopped",
+            Self::BitmapMismatch { .. } => "BitmapMismatch",
+        }
+    }
+}
+
+impl From<StoreError> for ApplierError {
+    fn from(error: StoreError) -> Self {
+        Self::Log(error.into())
+    }
+}
+
+/// Carries out the order for a VM, if there is one.
+///
+/// # Errors
+/// [`ApplierError`]; the replica is dirty then, if it was touched at all.
+pub async fn run(env: &Env, opener: &dyn ReplicaOpener, owner: &Owner, vm: VmId) -> Result<End, ApplierError> {
+    let name = names::order(owner, vm);
+    let Some((order, _)) = document::read::<Order>(env.store.as_ref(), &env.keys, &name).await? else { return Ok(End::NoOrder) };
+    let manifest_name = names::manifest(order.of);
+    let (manifest, digest) = document::require::<Manifest>(env.store.as_ref(), &env.keys, &manifest_name).await?;
+    if digest != order.manifest || manifest.of != order.of || manifest.owner != order.owner {
+        return Err(LogError::damaged(&manifest_name, "it is not the manifest that the order names").into());
+    }
+    let lease = LeaseId(env.entropy.uuid());
+    let held = Held::<Ledger>::acquire(env.store.clone(), env.keys.clone(), env.clock.clone(), &names::ledger(vm), lease).await;
+    let mut held = match held {
+        Ok(held) => held,
+        Err(LogError::Store(StoreError::Leased(_))) => return Ok(End::Busy),
+        Err(error) => return Err(error.into()),
+    };
+    let work = Work { env, opener, name, order, manifest, digest };
+    let mut in_doubt = false;
+    let end = work.act(&mut held, &mut in_doubt).await;
+    // With a write in doubt the lease runs out by itself: nobody may take the seed before.
+    if !in_doubt {
+        held.release().await;
+    }
+    end
+}
+
+/// One order and what it names.
+struct Work<'a> {
+    env: &'a Env,
+    opener: &'a dyn ReplicaOpener,
+    name: String,
+    order: Order,
+    manifest: Manifest,
+    digest: Digest,
+}
+
+type Seeds = BTreeMap<DiskKey, Seat>;
+
+impl Work<'_> {
+    async fn act(&self, held: &mut Held<Ledger>, in_doubt: &mut bool) -> Result<End, ApplierError> {
+        let admission = match held.value().admit(&self.manifest, self.digest) {
+            Ok(Admission::Done) if held.value().is_clean() => return Ok(End::Clean),
+            Ok(Admission::Done) => return Ok(End::Partial),
+            Ok(admission) => admission,
+            Err(refusal) => return Ok(End::Refused(refusal)),
+        };
+        let ledger = held.value().clone();
+        let seeds = renewing(self.env, held, self.open(&ledger)).await??;
+        // Read before anything is touched: a log that can't be read must not make a clean replica dirty.
+        let mut updates = renewing(self.env, held, self.updates(&ledger)).await??;
+
+        let timed = seeds.values().any(|seat| seat.seed().fence_kind() == FenceKind::Time);
+        let previous_end = ledger.write_end;
+        let leave = Leave::new(self.env, held, timed);
+        let next = held.value().begin(&self.manifest, self.digest, timed.then(|| leave.until()));
+        held.write(next).await?;
+        let turn = held.value().turn;
+        leave.begin(turn);
+        // From here on the caller may give the lease back only where nothing that was sent can still land.
+        let result = self.apply(held, &seeds, &mut updates, &leave, previous_end, admission).await;
+        drop(seeds);
+        let doubt = timed && leave.in_doubt();
+        *in_doubt = doubt;
+        match result {
+            Ok(Some(applied)) => self.finish(held, updates, applied, doubt).await,
+            Ok(None) => {
+                self.abandon(held, doubt).await;
+                Ok(End::Cancelled)
+            }
+            Err(error) => {
+                self.abandon(held, doubt).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens every seed, and makes sure that each is the one that ledger and order name, and large enough.
+    async fn open(&self, ledger: &Ledger) -> Result<Seeds, ApplierError> {
+        let mut seeds = Seeds::new();
+        for (disk, sent) in &self.manifest.disks {
+            let access = self.access(&self.order, *disk)?;
+            let seed = self.open_one(*disk, &access, &ledger.seeds[disk].unique_id).await?;
+            if seed.capacity() < sent.capacity {
+                let error = ReplicaError::TooSmall { capacity: seed.capacity(), needed: sent.capacity };
+                return Err(ApplierError::Replica { disk: *disk, error });
+            }
+            seeds.insert(*disk, Seat::new(seed, access));
+        }
+        Ok(seeds)
+    }
+
+    async fn open_one(&self, disk: DiskKey, access: &[u8], expected: &str) -> Result<Arc<dyn ReplicaDisk>, ApplierError> {
+        let fail = |error| ApplierError::Replica { disk, error };
+        let seed = self.opener.open(disk, access).await.map_err(fail)?;
+        let found = seed.unique_id().await.map_err(fail)?;
+        if found != expected && !planted(Plant::BaselineKeptForNewSeed) {
+            return Err(fail(ReplicaError::WrongSeed { expected: expected.to_owned(), found }));
+        }
+        Ok(seed)
+    }
+
+    /// The access to a seed, from an order that names the same seed as the manifest.
+    fn access(&self, order: &Order, disk: DiskKey) -> Result<Zeroizing<Vec<u8>>, ApplierError> {
+        let seed = order.seeds.get(&disk).filter(|seed| seed.unique_id == self.manifest.disks[&disk].seed || planted(Plant::BaselineKeptForNewSeed));
+        let seed = seed.ok_or_else(|| LogError::damaged(&self.name, format!("it does not name the manifest's seed of disk {disk}")))?;
+        Ok(seed.open(&self.env.keys, order.of.vm, order.of.incarnation, disk, &self.name)?)
+    }
+
+    /// Takes the access of an order that was renewed in place.
+    async fn renew_access(&self, order: &Order, seeds: &Seeds, turn: Turn) -> Result<(), ApplierError> {
+        for (disk, seat) in seeds {
+            let access = self.access(order, *disk)?;
+            if seat.has(&access) {
+                continue;
+            }
+            let seed = self.open_one(*disk, &access, &self.manifest.disks[disk].seed).await?;
+            let fence = Fence { turn: turn.0, previous_end: None };
+            seed.raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;
+            seat.replace(seed, access);
+        }
+        Ok(())
+    }
+
+    /// The next fingerprints of each disk, on top of the ledger's, less those of cycles that were begun and not finished.
+    async fn updates(&self, ledger: &Ledger) -> Result<BTreeMap<DiskKey, Update>, ApplierError> {
+        let mut masks: BTreeMap<DiskKey, ExtentSet> = BTreeMap::new();
+        for begun in ledger.masked() {
+            let name = names::manifest(ledger.cycle(begun.cycle));
+            let (manifest, _) = document::require::<Manifest>(self.env.store.as_ref(), &self.env.keys, &name).await?;
+            for (disk, sent) in manifest.disks {
+                let mask = masks.entry(disk).or_default();
+                *mask = mask.union(&sent.extents);
+            }
+        }
+        let mut updates = BTreeMap::new();
+        for (disk, sent) in &self.manifest.disks {
+            let place =
+                Place { vm: ledger.vm, incarnation: ledger.incarnation, disk: *disk, capacity: sent.capacity, block: self.manifest.block };
+            let mask = masks.get(disk).map(|sectors| place.touched(sectors)).unwrap_or_default();
+            let base = Fingerprints::open(self.env.store.clone(), &self.env.keys, place, ledger.index.get(disk), mask).await?;
+            updates.insert(*disk, Update::new(base, ledger.turn.next(), &sent.extents));
+        }
+        Ok(updates)
+    }
+
+    /// Raises the fence, then writes every record, while the lease is kept and the order looked at. None where the order was taken back.
+    async fn apply(
+        &self,
+        held: &mut Held<Ledger>,
+        seeds: &Seeds,
+        updates: &mut BTreeMap<DiskKey, Update>,
+        leave: &Leave<'_>,
+        previous_end: Option<jiff::Timestamp>,
+        admission: Admission,
+    ) -> Result<Option<BTreeMap<DiskKey, Applied>>, ApplierError> {
+        let fence = Fence { turn: leave.turn().0, previous_end };
+        let disks = updates.iter_mut().map(|(disk, update)| async move {
+            let seat = &seeds[disk];
+            let fenced = !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
+            let result = async {
+                if fenced {
+                    seat.seed().raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;
+                }
+                disk::apply(self.env, &self.manifest, *disk, seat, update, leave).await
+            };
+            let result = result.await;
+            // One disk that fails ends the others: what they have sent is waited for, nothing new is sent.
+            if result.is_err() {
+                leave.stop();
+            }
+            (*disk, result)
+        });
+        let all = join_all(disks);
+        let mut all = std::pin::pin!(all);
+        let mut kept = Ok(true);
+        let results = loop {
+            tokio::select! {
+                biased;
+                results = &mut all => break results,
+                () = leave.renewal_due(), if matches!(kept, Ok(true)) => {
+                    kept = self.keep(held, seeds, leave).await;
+                    if !matches!(kept, Ok(true)) {
+                        leave.stop();
+                    }
+                }
+            }
+        };
+        if !kept? {
+            return Ok(None);
+        }
+        let (applied, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(|(_, result)| result.is_ok());
+        let error = failed.into_iter().filter_map(|(_, result)| result.err()).min_by_key(|error| *error == ApplierError::Stopped);
+        match error {
+            Some(error) => Err(error),
+            None => Ok(Some(applied.into_iter().filter_map(|(disk, result)| Some((disk, result.ok()?))).collect())),
+        }
+    }
+
+    /// Renews the lease and, for time-fenced seeds, notes the later end before anything is sent under it. False where the order is gone.
+    async fn keep(&self, held: &mut Held<Ledger>, seeds: &Seeds, leave: &Leave<'_>) -> Result<bool, ApplierError> {
+        held.renew().await?;
+        if let Some(until) = leave.renewed(held) {
+            let next = held.value().extend(until);
+            held.write(next).await?;
+            leave.extended(until);
+        }
+        let order = document::read::<Order>(self.env.store.as_ref(), &self.env.keys, &self.name).await;
+        match order {
+            Ok(Some((order, _))) if order.of != self.order.of || order.manifest != self.order.manifest => Ok(false),
+            Ok(Some((order, _))) => self.renew_access(&order, seeds, leave.turn()).await.map(|()| true),
+            Ok(None) => Ok(false),
+            // The store is slow today; the next renewal looks again.
+            Err(LogError::Store(error)) if error.in_doubt() => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Fingerprints, receipt, and then everything at once in the ledger.
+    async fn finish(
+        &self,
+        held: &mut Held<Ledger>,
+        updates: BTreeMap<DiskKey, Update>,
+        applied: BTreeMap<DiskKey, Applied>,
+        in_doubt: bool,
+    ) -> Result<End, ApplierError> {
+        let mut index = BTreeMap::new();
+        for (disk, update) in updates {
+            index.insert(disk, renewing(self.env, held, update.finish(&self.env.keys)).await??);
+        }
+        held.renew().await?;
+        let receipt = Receipt {
+            of: self.manifest.of,
+            manifest: self.digest,
+            turn: held.value().turn,
+            at: self.env.clock.now(),
+            disks: applied.into_iter().map(|(disk, applied)| (disk, applied.receipt())).collect(),
+        };
+        let name = names::receipt(self.manifest.of);
+        let bytes = document::encode(&self.env.keys, &name, &receipt)?;
+        self.env.store.put(&name, bytes, blocklog::store::When::Always, None).await?;
+        let next = held.value().finish(&self.manifest, index, &self.order.tokens, in_doubt);
+        held.write(next).await?;
+        Ok(if self.manifest.partial() { End::Partial } else { End::Clean })
+    }
+
+    /// Ends the turn without the cycle. Best effort: a ledger that can't be written says that its writer vanished, which is true enough.
+    async fn abandon(&self, held: &mut Held<Ledger>, in_doubt: bool) {
+        if !in_doubt {
+            let next = held.value().abandon();
+            if let Err(error) = held.write(next).await {
+                self.env.progress.note(Event::Waiting { reason: error.reason(), message: error.to_string() });
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What gateway and applier work with.
+
+use std::{sync::Arc, time::Duration};
+
+use blocklog::{
+    clock::Clock,
+    cycle::{Figures, Mode},
+    entropy::Entropy,
+    ids::DiskKey,
+    keys::KeyRing,
+    store::{LogStore, MAX_PART},
+};
+
+use crate::{cpu::CpuPool, throttle::Throttle};
+
+/// The world as gateway and applier see it. Everything that could differ between two runs comes from here.
+#[derive(Clone)]
+pub struct Env {
+    /// The log store.
+    pub store: Arc<dyn LogStore>,
+    /// The appliance's key.
+    pub keys: KeyRing,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where blocks are computed.
+    pub cpu: Arc<dyn CpuPool>,
+    /// The share of the throttle.
+    pub throttle: Arc<Throttle>,
+    /// How much at a time.
+    pub limits: Limits,
+    /// Who is told how it goes.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// How much at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of a segment at which the next begins; at most 32 MiB.
+    pub segment: u64,
+    /// Bytes of a staged part; at most 4 MiB.
+    pub part: usize,
+    /// Bytes of blocks that one disk may hold in memory, from read to upload. At least four parts.
+    pub memory: usize,
+    /// Reads in flight on one disk: four of 1 MiB are the 4 MB that a host's NFC service gives each.
+    pub reads: usize,
+    /// Parts in flight to the log store, a disk.
+    pub uploads: usize,
+    /// Writes in flight to a replica disk.
+    pub writes: usize,
+    /// Disks that transfer at a time.
+    pub disks: usize,
+    /// How long reads may go on without the snapshot being seen to stand.
+    pub check_every: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Small enough that the applier can hold one whole while it fetches the next, within 32 MiB a disk.
+            segment: 8 << 20,
+            part: MAX_PART,
+            memory: 16 << 20,
+            reads: 4,
+            uploads: 2,
+            writes: 2,
+            disks: 8,
+            check_every: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Something that people want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A disk's transfer begins.
+    Reading {
+        /// The disk.
+        disk: DiskKey,
+        /// How it goes through the cycle.
+        mode: Mode,
+        /// Bytes to look at.
+        changed: u64,
+    },
+    /// A disk's transfer goes on: what was done since the last such event.
+    Read {
+        /// The disk.
+        disk: DiskKey,
+        /// What was done.
+        step: Figures,
+    },
+    /// The manifest stands.
+    Sent,
+    /// A disk's records begin to be applied.
+    Applying {
+        /// The disk.
+        disk: DiskKey,
+        /// Bytes that they cover.
+        bytes: u64,
+    },
+    /// Records were applied: bytes since the last such event.
+    Applied {
+        /// The disk.
+        disk: DiskKey,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The work waits for something that should answer.
+    Waiting {
+        /// The reason word.
+        reason: &'static str,
+        /// What it said.
+        message: String,
+    },
+}
+
+/// Is told how it goes. It must not block.
+pub trait Progress: Send + Sync {
+    /// Takes note of an event.
+    fn note(&self, event: Event);
+}
+
+/// Nobody listens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn note(&self, _: Event) {}
+}

@@ -1,0 +1,363 @@
+//! The gateway: reads the snapshot of one cycle and writes its log.
+//!
+//! [`run`] is the whole of it, and is what a successor runs as well: each step looks at what is there before it does anything. It ends with a
+//! manifest ([`End::Sent`]) or with the knowledge that there will be none ([`End::Failed`]), in both cases without a snapshot; or with an error,
+//! after which whoever starts a gateway for the cycle again goes on from `state`.
+
+mod keeper;
+mod plan;
+mod read;
+mod resume;
+mod upload;
+
+use std::collections::BTreeMap;
+
+use blocklog::{
+    LogError,
+    cycle::{DiskProgress, Epochs, Manifest, ManifestDisk, Mode, Phase, Snapshot, SnapshotNote, State},
+    document,
+    held::Held,
+    ids::{CycleId, Digest, DiskKey, Epoch, Owner},
+    keys::Secret,
+    ledger::{Ledger, Refusal},
+    names,
+    plant::{Plant, planted},
+    store::{LeaseId, StoreError},
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+use source::SourceError;
+use tokio::sync::mpsc;
+
+use self::{keeper::Keeper, plan::DiskPlan, resume::Counted};
+use crate::{
+    env::{Env, Event},
+    patience::renewing,
+    snapshot::{Changes, SnapshotControl, SnapshotError},
+};
+
+/// What a gateway is asked to do.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The cycle, whose `state` exists.
+    pub of: CycleId,
+    /// Whose replica it is for.
+    pub owner: Owner,
+    /// Every disk goes through it as `Full`.
+    pub full: bool,
+}
+
+/// How it ended. The snapshot is gone in both cases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The manifest stands.
+    Sent {
+        /// The digest of its blob.
+        manifest: Digest,
+    },
+    /// There will be none, by this reason word. The next cycle covers the same ground.
+    Failed {
+        /// The word.
+        reason: String,
+    },
+}
+
+/// Why a gateway stopped before the end. A successor goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The source's side.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A disk of the source.
+    #[error("disk {disk}: {error}")]
+    Source {
+        /// The disk.
+        disk: DiskKey,
+        /// What was wrong.
+        error: SourceError,
+    },
+    /// A disk has grown: its seed has to be made anew.
+    #[error("disk {disk} has {size} bytes, its seed was made for {capacity}")]
+    SourceGrown {
+        /// The disk.
+        disk: DiskKey,
+        /// Its size.
+        size: u64,
+        /// What the seed was made for.
+        capacity: u64,
+    },
+}
+
+impl From<StoreError> for GatewayError {
+    fn from(error: StoreError) -> Self {
+        Self::Log(error.into())
+    }
+}
+
+/// The snapshot is gone.
+struct Lost;
+
+/// Goes on with a cycle until its manifest stands or it has failed, and its snapshot is gone.
+///
+/// # Errors
+/// [`GatewayError`]; nothing is lost by it. The lease on `state` is given back where it is still held.
+pub async fn run(env: &Env, control: &dyn SnapshotControl, job: &Job) -> Result<End, GatewayError> {
+    let name = names::state(job.of);
+    let lease = LeaseId(env.entropy.uuid());
+    let mut held = Held::<State>::acquire(env.store.clone(), env.keys.clone(), env.clock.clone(), &name, lease).await?;
+    let end = act(env, control, job, &mut held).await;
+    // Whatever of ours is still on its way carries our epoch or our lease, so it can't hurt a successor.
+    held.release().await;
+    end
+}
+
+async fn act(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>) -> Result<End, GatewayError> {
+    if let Some(end) = ended(env, job, held).await? {
+        return finish(env, control, held, end).await;
+    }
+    let ledger = match basis(env, job, held.value()).await? {
+        Ok(ledger) => ledger,
+        Err(refusal) => return finish(env, control, held, End::Failed { reason: refusal.reason().to_owned() }).await,
+    };
+    let (epoch, key) = claim(env, held).await?;
+    let snapshot = snapshot(env, control, held).await?;
+    let stands = renewing(env, held, control.stands(&snapshot)).await??;
+    if held.value().disks.is_empty() {
+        if !stands {
+            return finish(env, control, held, End::Failed { reason: "SnapshotLost".to_owned() }).await;
+        }
+        decide_modes(env, control, job, &ledger, &snapshot, held).await?;
+    }
+    let done = resume::durable(env, held, stands).await?;
+    let (kept, lost) = if stands {
+        match transfer(env, control, &ledger, &snapshot, held, epoch, &key, done).await? {
+            (kept, Ok(())) => (kept, false),
+            (kept, Err(Lost)) => (kept, true),
+        }
+    } else {
+        (done, true)
+    };
+    let end = match manifest(env, held.value(), &ledger, &snapshot, kept, lost) {
+        Some(manifest) => {
+            held.check()?;
+            End::Sent { manifest: commit(env, &manifest).await? }
+        }
+        None => End::Failed { reason: "SnapshotLost".to_owned() },
+    };
+    finish(env, control, held, end).await
+}
+
+/// How the cycle has ended, where it has: in `state`, or by a manifest whose writer died before it could note it there.
+async fn ended(env: &Env, job: &Job, held: &Held<State>) -> Result<Option<End>, GatewayError> {
+    if let Phase::Failed(reason) = &held.value().phase {
+        return Ok(Some(End::Failed { reason: reason.clone() }));
+    }
+    let found = document::read::<Manifest>(env.store.as_ref(), &env.keys, &names::manifest(job.of)).await?;
+    Ok(found.map(|(_, manifest)| End::Sent { manifest }))
+}
+
+/// The ledger that the cycle is computed from, if the cycle can still be applied.
+async fn basis(env: &Env, job: &Job, state: &State) -> Result<Result<Ledger, Refusal>, GatewayError> {
+    let name = names::ledger(job.of.vm);
+    let (ledger, _) = document::require::<Ledger>(env.store.as_ref(), &env.keys, &name).await?;
+    Ok(ledger.supports(&job.owner, job.of, state.basis).map(|()| ledger))
+}
+
+/// The next epoch, with a data key of its own.
+async fn claim(env: &Env, held: &mut Held<State>) -> Result<(Epoch, Secret), GatewayError> {
+    let mut next = held.value().clone();
+    let last = next.epochs.last();
+    if planted(Plant::EpochReused)
+        && let Some(last) = last
+    {
+        let key = next.epochs.open(&env.keys, next.of, last, held.name())?;
+        return Ok((last, key));
+    }
+    let epoch = Epoch(last.map_or(1, |last| last.0 + 1));
+    let key = next.epochs.add(&env.keys, next.of, epoch, env.entropy.as_ref());
+    held.write(next).await?;
+    Ok((epoch, key))
+}
+
+/// The cycle's snapshot: the one that `state` names, one that a predecessor took and could not note, or a new one. Any other own snapshot is
+/// removed before anything is read.
+async fn snapshot(env: &Env, control: &dyn SnapshotControl, held: &mut Held<State>) -> Result<Snapshot, GatewayError> {
+    let of = held.value().of;
+    match &held.value().snapshot {
+        SnapshotNote::Taken(snapshot) => return Ok(snapshot.clone()),
+        SnapshotNote::None | SnapshotNote::Intended | SnapshotNote::Released => {}
+    }
+    let mut next = held.value().clone();
+    next.snapshot = SnapshotNote::Intended;
+    held.write(next.clone()).await?;
+    let mut ours = None;
+    for found in renewing(env, held, control.find(of.vm)).await?? {
+        if found.cycle == of.cycle && ours.is_none() {
+            ours = Some(found.snapshot);
+        } else {
+            renewing(env, held, control.release(&found.snapshot)).await??;
+        }
+    }
+    let snapshot = match ours {
+        Some(snapshot) => snapshot,
+        None => renewing(env, held, control.take(of)).await??,
+    };
+    next.snapshot = SnapshotNote::Taken(snapshot.clone());
+    held.write(next).await?;
+    Ok(snapshot)
+}
+
+/// Decides once how each disk goes through the cycle.
+async fn decide_modes(
+    env: &Env,
+    control: &dyn SnapshotControl,
+    job: &Job,
+    ledger: &Ledger,
+    snapshot: &Snapshot,
+    held: &mut Held<State>,
+) -> Result<(), GatewayError> {
+    let mut next = held.value().clone();
+    for disk in ledger.seeds.keys() {
+        let mode = match ledger.baseline.get(disk) {
+            Some(since) if !job.full => match renewing(env, held, control.changed(snapshot, *disk, since)).await?? {
+                Changes::Areas(_) => Mode::Changed,
+                Changes::Unknown(_) => Mode::Full,
+            },
+            _ => Mode::Full,
+        };
+        next.disks.insert(*disk, DiskProgress { mode, runs: Vec::new(), read: false, figures: Default::default() });
+    }
+    held.write(next).await?;
+    Ok(())
+}
+
+type Kept = BTreeMap<DiskKey, Vec<Counted>>;
+
+/// Reads and uploads what is missing, until everything is recorded or the snapshot is found to be gone.
+#[allow(clippy::too_many_arguments, reason = "what a transfer is made of")]
+async fn transfer(
+    env: &Env,
+    control: &dyn SnapshotControl,
+    ledger: &Ledger,
+    snapshot: &Snapshot,
+    held: &mut Held<State>,
+    epoch: Epoch,
+    key: &Secret,
+    done: Kept,
+) -> Result<(Kept, Result<(), Lost>), GatewayError> {
+    let open: Vec<_> = held.value().disks.iter().filter(|(_, progress)| !progress.read).map(|(disk, progress)| (*disk, progress.mode)).collect();
+    let mut plans = Vec::new();
+    for (disk, mode) in open {
+        let covered = done.get(&disk).map(|counted| resume::extents(counted)).unwrap_or_default();
+        let fresh = held.value().disks[&disk].runs.iter().all(|run| run.durable == 0);
+        match renewing(env, held, plan::disk(env, control, ledger, snapshot, disk, mode, covered)).await?? {
+            Some(plan) => plans.push((plan, fresh)),
+            // The changes that this disk began with can't be told any more.
+            None => return Ok((done, Err(Lost))),
+        }
+    }
+    let (sender, receiver) = mpsc::channel(plans.len().max(1) * 2);
+    let of = held.value().of;
+    let mut keeper = Keeper::new(env, control, snapshot, held, epoch, done, receiver);
+    let mut waiting = plans.into_iter();
+    let start = |(plan, fresh): (DiskPlan, bool)| upload::disk(env, control, snapshot, of, epoch, key, plan, fresh, sender.clone());
+    let mut running: FuturesUnordered<_> = waiting.by_ref().take(env.limits.disks.max(1)).map(start).collect();
+    let transfers = async {
+        while let Some(result) = running.next().await {
+            result?;
+            running.extend(waiting.by_ref().next().map(start));
+        }
+        Ok::<(), GatewayError>(())
+    };
+    // The keeper ends when every disk is recorded, or the snapshot is gone, or the lease is lost. The transfers end first only by an error.
+    let result = tokio::select! {
+        biased;
+        end = keeper.run() => end?,
+        Err(error) = transfers => {
+            // The usual reason why a source stops answering is that its snapshot is gone.
+            if matches!(error, GatewayError::Source { .. }) && !keeper.stands().await? { Err(Lost) } else { return Err(error) }
+        }
+    };
+    Ok((keeper.into_kept(), result))
+}
+
+/// The manifest of what counts, or none where that can't make a cycle.
+fn manifest(env: &Env, state: &State, ledger: &Ledger, snapshot: &Snapshot, mut kept: Kept, lost: bool) -> Option<Manifest> {
+    let mut disks = BTreeMap::new();
+    for (disk, progress) in &state.disks {
+        let partial = !progress.read;
+        if partial && progress.mode == Mode::Changed {
+            return None;
+        }
+        let mut counted = kept.remove(disk).unwrap_or_default();
+        if partial {
+            counted.truncate(progress.runs.iter().map(|run| run.checked as usize).sum());
+        }
+        let seed = &ledger.seeds[disk];
+        let mut figures = progress.figures;
+        figures.uploaded = counted.iter().map(|counted| counted.segment.size).sum();
+        disks.insert(
+            *disk,
+            ManifestDisk {
+                seed: seed.unique_id.clone(),
+                capacity: seed.capacity,
+                mode: progress.mode,
+                partial,
+                change_id: if partial { None } else { snapshot.change_ids.get(disk).cloned().flatten() },
+                extents: resume::extents(&counted),
+                segments: counted.into_iter().map(|counted| counted.segment).collect(),
+                figures,
+            },
+        );
+    }
+    let empty = disks.values().all(|disk: &ManifestDisk| disk.segments.is_empty());
+    if lost && empty && disks.values().any(|disk| disk.partial) {
+        return None;
+    }
+    let used = |epoch| disks.values().flat_map(|disk| &disk.segments).any(|segment| segment.epoch == epoch);
+    let epochs: Epochs = state.epochs.only(used);
+    Some(Manifest {
+        of: state.of,
+        owner: state.owner.clone(),
+        basis: state.basis,
+        block: ledger.block,
+        snapshot_taken: snapshot.taken,
+        epochs,
+        disks,
+    })
+    .inspect(|_| env.progress.note(Event::Sent))
+}
+
+/// Writes the manifest. One that is there already was written by a predecessor that had every right to, and is as good.
+async fn commit(env: &Env, manifest: &Manifest) -> Result<Digest, GatewayError> {
+    let name = names::manifest(manifest.of);
+    match document::write_new(env.store.as_ref(), &env.keys, &name, manifest).await {
+        Err(LogError::Store(StoreError::Exists(_))) => {
+            Ok(document::require::<Manifest>(env.store.as_ref(), &env.keys, &name).await.map(|(_, digest)| digest)?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Notes how the cycle ended and removes its snapshot.
+async fn finish(env: &Env, control: &dyn SnapshotControl, held: &mut Held<State>, end: End) -> Result<End, GatewayError> {
+    let mut next = held.value().clone();
+    next.phase = match &end {
+        End::Sent { .. } => Phase::Sent,
+        End::Failed { reason } => Phase::Failed(reason.clone()),
+    };
+    held.write(next.clone()).await?;
+    if next.snapshot != SnapshotNote::None && next.snapshot != SnapshotNote::Released {
+        for found in renewing(env, held, control.find(next.of.vm)).await?? {
+            // One of a later cycle is that gateway's business.
+            if found.cycle <= next.of.cycle {
+                renewing(env, held, control.release(&found.snapshot)).await??;
+            }
+        }
+        next.snapshot = SnapshotNote::Released;
+        held.write(next).await?;
+    }
+    Ok(end)
+}

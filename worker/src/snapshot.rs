@@ -1,0 +1,64 @@
+//! The source's side of a cycle: its snapshot.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use blocklog::{
+    cycle::Snapshot,
+    ids::{ChangeId, Cycle, CycleId, DiskKey, VmId},
+};
+use extents::ExtentSet;
+use source::{DiskSource, SourceError};
+
+/// Why the source's side did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// It does not answer, or is busy. Trying again may help.
+    #[error("the source does not answer: {0}")]
+    Unreachable(String),
+    /// It refuses, and will go on to: no such VM, no privilege, no such disk.
+    #[error("the source refuses: {0}")]
+    Refused(String),
+}
+
+/// What has changed on a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changes {
+    /// These sectors, and perhaps fewer; never more.
+    Areas(ExtentSet),
+    /// It can't be told, by this reason word: the disk has to be read in full.
+    Unknown(&'static str),
+}
+
+/// A snapshot of ours that stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The cycle that its name tells.
+    pub cycle: Cycle,
+    /// It.
+    pub snapshot: Snapshot,
+}
+
+/// Takes, watches and removes the snapshots of one VM. Each of them is named by owner, VM and cycle, so that one that was taken by a worker
+/// which died before it could note it is found again.
+#[async_trait]
+pub trait SnapshotControl: Send + Sync {
+    /// All own snapshots of the VM that stand or are being taken (it waits for these), oldest first.
+    async fn find(&self, vm: VmId) -> Result<Vec<Found>, SnapshotError>;
+
+    /// Takes one for the cycle. A call whose answer is lost may have taken it.
+    async fn take(&self, of: CycleId) -> Result<Snapshot, SnapshotError>;
+
+    /// True where the snapshot and its backing chain stand and no removal runs: then everything that was read from it before this call is
+    /// sound.
+    async fn stands(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError>;
+
+    /// What changed on a disk between `since` and the snapshot.
+    async fn changed(&self, snapshot: &Snapshot, disk: DiskKey, since: &ChangeId) -> Result<Changes, SnapshotError>;
+
+    /// Opens a disk of the snapshot.
+    async fn open(&self, snapshot: &Snapshot, disk: DiskKey) -> Result<Arc<dyn DiskSource>, SourceError>;
+
+    /// Removes it. Returns when it is gone and nothing is left to consolidate; also where it was gone already.
+    async fn release(&self, snapshot: &Snapshot) -> Result<(), SnapshotError>;
+}
