@@ -392,10 +392,25 @@ mod tests {
     #[test]
     fn the_account_is_told_from_host_or_path() {
         for (text, account, container, blob) in [
-            ("https://acct.blob.core.windows.net", "acct", "https://acct.blob.core.windows.net/c", "https://acct.blob.core.windows.net/c/x/y"),
-            ("https://acct.blob.core.windows.net/", "acct", "https://acct.blob.core.windows.net/c", "https://acct.blob.core.windows.net/c/x/y"),
+            (
+                "https://acct.blob.core.windows.net",
+                "acct",
+                "https://acct.blob.core.windows.net/c",
+                "https://acct.blob.core.windows.net/c/x/y",
+            ),
+            (
+                "https://acct.blob.core.windows.net/",
+                "acct",
+                "https://acct.blob.core.windows.net/c",
+                "https://acct.blob.core.windows.net/c/x/y",
+            ),
             ("http://127.0.0.1:10000/dev", "dev", "http://127.0.0.1:10000/dev/c", "http://127.0.0.1:10000/dev/c/x/y"),
-            (" http://azurite.test.svc:10000/dev/ ", "dev", "http://azurite.test.svc:10000/dev/c", "http://azurite.test.svc:10000/dev/c/x/y"),
+            (
+                " http://azurite.test.svc:10000/dev/ ",
+                "dev",
+                "http://azurite.test.svc:10000/dev/c",
+                "http://azurite.test.svc:10000/dev/c/x/y",
+            ),
             ("http://localhost:1/dev", "dev", "http://localhost:1/dev/c", "http://localhost:1/dev/c/x/y"),
         ] {
             let url = AccountUrl::parse(text).unwrap();
@@ -404,7 +419,9 @@ mod tests {
             assert_eq!(url.blob("c", "x/y", &Auth::Url).as_str(), blob);
             assert_eq!(url.encrypted(), text.trim().starts_with("https"));
         }
-        for text in ["", "acct", "ftp://acct.blob.core.windows.net", "http://127.0.0.1:1", "http://localhost", "https://a.b/c/d", "https://"] {
+        for text in
+            ["", "acct", "ftp://acct.blob.core.windows.net", "http://127.0.0.1:1", "http://localhost", "https://a.b/c/d", "https://"]
+        {
             assert!(matches!(AccountUrl::parse(text), Err(ConfigError::Url { .. })), "{text}");
         }
     }
@@ -451,7 +468,8 @@ mod tests {
 
     #[test]
     fn errors_are_taken_apart() {
-        let failure = classify(&http(StatusCode::PreconditionFailed, &[("x-ms-error-code", "ConditionNotMet"), ("x-ms-request-id", "r-1")]));
+        let failure =
+            classify(&http(StatusCode::PreconditionFailed, &[("x-ms-error-code", "ConditionNotMet"), ("x-ms-request-id", "r-1")]));
         let text = "HTTP 412 ConditionNotMet (request r-1)".to_owned();
         assert_eq!(failure, Failure { kind: FailureKind::Refused, status: Some(412), code: "ConditionNotMet".to_owned(), text });
         for (status, kind) in [

@@ -333,4 +333,4 @@ impl Update {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::{
     codec::{Record, Sealer},
     cycle::{
-        DiskProgress, Epochs, Figures, KeyCheck, Manifest, ManifestDisk, Mode, Order, OrderSeed, Phase, Receipt, ReceiptDisk, Run, Snapshot,
-        SnapshotNote, State,
+        DiskProgress, Epochs, Figures, KeyCheck, Manifest, ManifestDisk, Mode, Order, OrderSeed, Phase, Receipt, ReceiptDisk, Run,
+        Snapshot, SnapshotNote, State,
     },
     entropy::Entropy,
     ids::{ChangeId, Cycle, CycleId, Digest, DiskCycle, DiskKey, Epoch, Incarnation, Owner, Turn, VmId},
@@ -197,7 +197,8 @@ pub(crate) fn full_ledger() -> Ledger {
 }
 
 pub(crate) fn order() -> Order {
-    let access = OrderSeed::seal(&keys(), vm(), incarnation(), DISK, "seed-a", br#"{"url":"https://example.invalid/seed"}"#, &Seeded::new(6));
+    let access =
+        OrderSeed::seal(&keys(), vm(), incarnation(), DISK, "seed-a", br#"{"url":"https://example.invalid/seed"}"#, &Seeded::new(6));
     Order {
         of: cycle(3),
         owner: owner(),

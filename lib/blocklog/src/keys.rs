@@ -114,7 +114,9 @@ impl KeyRing {
                 continue;
             }
             let (version, digits) = line.split_once(char::is_whitespace).ok_or(KeyFileError::Line { line: number })?;
-            let version: u32 = version.parse().ok().filter(|v| *v > 0).ok_or(KeyFileError::Line { line: number })?;
+            // Digits only: `parse` alone would take a plus sign.
+            let plain = version.bytes().all(|byte| byte.is_ascii_digit());
+            let version: u32 = version.parse().ok().filter(|v| plain && *v > 0).ok_or(KeyFileError::Line { line: number })?;
             let mut bytes = Zeroizing::new([0; 32]);
             hex::decode_to_slice(digits.trim(), bytes.as_mut_slice()).map_err(|_| KeyFileError::Line { line: number })?;
             if versions.insert(version, Secret(bytes)).is_some() {

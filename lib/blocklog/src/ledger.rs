@@ -55,8 +55,11 @@ pub struct Ledger {
     pub baseline: BTreeMap<DiskKey, ChangeId>,
     /// Each disk's fingerprints. A disk that is missing here has none.
     pub index: BTreeMap<DiskKey, IndexRef>,
-    /// Until when writes of the running turn may take effect on a time-fenced seed; none where none can be on its way.
+    /// Until when a write of this turn or an older one may take effect on a time-fenced seed. It stays when the turn is over: a request that
+    /// some proxy sends twice is on its way although its sender has an answer. The next turn waits for it.
     pub write_end: Option<Timestamp>,
+    /// True while a writer of this turn may have writes on their way to a time-fenced seed. Where the next turn finds it so, that writer vanished.
+    pub writing: bool,
     /// Set when the seeds were sealed: nothing more is written to them.
     pub sealed: Option<Turn>,
     /// Trigger tokens done, by their name.
@@ -203,6 +206,7 @@ impl Ledger {
             recovery_point: None,
             baseline: BTreeMap::new(),
             write_end: None,
+            writing: false,
             sealed: None,
             tokens: BTreeMap::new(),
         }
@@ -283,14 +287,14 @@ impl Ledger {
 
     /// The dirty mark: durable before the first write of the turn. `write_end` is given where a seed is fenced by time.
     ///
-    /// A `write_end` that is still there belongs to a writer that vanished: its cycle is lost until a seal has shown otherwise. A disk in mode
+    /// A turn that is still `writing` belongs to a writer that vanished: its cycle is lost until a seal has shown otherwise. A disk in mode
     /// `Full` loses its baseline: it is read in full because its change IDs can't be trusted, so what is written now is not covered by a delta
     /// from them.
     #[must_use]
     pub fn begin(&self, manifest: &Manifest, digest: Digest, write_end: Option<Timestamp>) -> Self {
         let mut next = self.clone();
         let cycle = manifest.of.cycle;
-        if self.write_end.is_some() && self.begun > Cycle(0) {
+        if self.writing {
             next.lose(self.cycle(self.begun));
         }
         next.turn = self.turn.next();
@@ -299,6 +303,7 @@ impl Ledger {
             next.dirty.push(Begun { cycle, manifest: digest, covered: false });
         }
         next.write_end = self.write_end.max(write_end);
+        next.writing = write_end.is_some();
         for (disk, sent) in &manifest.disks {
             if sent.mode == Mode::Full && !planted(Plant::BaselineKeptForNewSeed) {
                 next.baseline.remove(disk);
@@ -321,7 +326,7 @@ impl Ledger {
     /// The turn is over, without the cycle being finished. Only with no write in doubt.
     #[must_use]
     pub fn abandon(&self) -> Self {
-        Self { write_end: None, ..self.clone() }
+        Self { writing: false, ..self.clone() }
     }
 
     /// The end of a cycle whose writes are all acknowledged, flushed, and compared with its manifest. For a whole cycle this is the clean
@@ -331,10 +336,9 @@ impl Ledger {
     pub fn finish(&self, manifest: &Manifest, index: BTreeMap<DiskKey, IndexRef>, tokens: &BTreeMap<String, String>, in_doubt: bool) -> Self {
         let mut next = self.clone();
         next.index.extend(index);
+        next.writing = false;
         if in_doubt {
             next.lose(manifest.of);
-        } else {
-            next.write_end = None;
         }
         if manifest.partial() {
             next.dirty.iter_mut().for_each(|begun| begun.covered = true);
@@ -373,9 +377,10 @@ impl Ledger {
     #[must_use]
     pub fn take_over(&self, owner: Owner, incarnation: Incarnation) -> Self {
         let mut next = self.clone();
-        if self.write_end.is_some() && self.begun > Cycle(0) {
+        if self.writing {
             next.lose(self.cycle(self.begun));
         }
+        next.writing = false;
         next.turn = self.turn.next();
         next.owner = owner;
         next.incarnation = incarnation;

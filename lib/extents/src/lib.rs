@@ -50,7 +50,7 @@ impl ExtentSet {
     /// Every sector of a disk of that many sectors.
     #[must_use]
     pub fn all(sectors: u64) -> Self {
-        Self::from_ranges(std::iter::once(0..sectors))
+        Self::from(0..sectors)
     }
 
     /// The union of ranges in any order, that may overlap or be empty.
@@ -357,6 +357,12 @@ impl ExtentSet {
 impl FromIterator<Range<u64>> for ExtentSet {
     fn from_iter<I: IntoIterator<Item = Range<u64>>>(ranges: I) -> Self {
         Self::from_ranges(ranges)
+    }
+}
+
+impl From<Range<u64>> for ExtentSet {
+    fn from(range: Range<u64>) -> Self {
+        Self::from_ranges(std::iter::once(range))
     }
 }
 

@@ -175,6 +175,20 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn verifying_takes_no_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let access = ReplicaAccess::File { path: folder.path().join("disk.raw") };
+        let clock = Arc::new(blocklog::test_support::ManualClock::new());
+        let open = async |purpose| open(&access, purpose, &Auth::Url, clock.clone()).await.map(|disk| disk.capacity());
+        assert_eq!(open(Purpose::Verify).await.unwrap_err().reason(), "SeedReplaced");
+        let writer = RawFileDisk::create(folder.path().join("disk.raw"), 4096, uuid::Uuid::nil()).await.unwrap();
+        assert_eq!(open(Purpose::Verify).await, Ok(4096));
+        assert_eq!(open(Purpose::Write).await.unwrap_err().reason(), "ReplicaInUse");
+        drop(writer);
+        assert_eq!(open(Purpose::Write).await, Ok(4096));
+    }
+
     #[test]
     fn unknown_fields_are_refused() {
         for text in [

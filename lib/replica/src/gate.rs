@@ -237,6 +237,14 @@ mod tests {
         assert_eq!((now, rewrites), (at("2026-01-01T00:01:22.5Z"), REWRITES));
     }
 
+    /// A write of the older turn may bear this very second, and would find the disk unmodified since.
+    #[tokio::test]
+    async fn the_second_of_the_end_is_not_later() {
+        // At 00:00:52 by our clock its clock shows the end itself.
+        let (raised, now, rewrites) = raise(-2, Some("2026-01-01T00:00:50Z")).await;
+        assert_eq!((raised, now, rewrites), (Ok(()), at("2026-01-01T00:00:53Z"), 2));
+    }
+
     #[tokio::test]
     async fn wrong_clocks_are_named() {
         assert_eq!(raise(5, None).await.0, Ok(()));

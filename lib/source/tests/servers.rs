@@ -1,5 +1,7 @@
 //! The client against the servers that people run: nbdkit and qemu-nbd.
 
+#![allow(clippy::unwrap_used, reason = "a test whose parts fail has failed")]
+
 mod test_support;
 
 use std::process::Command;

@@ -1,6 +1,8 @@
 //! How fast bytes come out of nbdkit. It measures, so it runs on demand:
 //! `cargo test --release -p source --test speed -- --ignored --nocapture`.
 
+#![allow(clippy::unwrap_used, reason = "a test whose parts fail has failed")]
+
 mod test_support;
 
 use std::sync::Arc;

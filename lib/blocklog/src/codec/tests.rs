@@ -146,9 +146,18 @@ fn a_wrong_checksum_and_a_wrong_length_are_told_apart() {
 fn nonces_never_repeat() {
     let of = disk_cycle(1);
     let sealer = Sealer::new(of, &secret(1));
-    let nonces = |sealer: Sealer| (0..500).map(|i| if i % 3 == 0 { sealer.zero(0, 512) } else { data(&sealer, 0, text(0, 512)) }.descriptor.nonce).collect::<Vec<_>>();
+    let nonces = |sealer: Sealer| {
+        (0..500).map(|i| if i % 3 == 0 { sealer.zero(0, 512) } else { data(&sealer, 0, text(0, 512)) }.descriptor.nonce).collect::<Vec<_>>()
+    };
     // Several threads seal the same block of one disk, and another disk shares the key.
-    let threads: Vec<_> = (0..4).map(|_| std::thread::spawn({ let sealer = sealer.clone(); move || nonces(sealer) })).collect();
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            std::thread::spawn({
+                let sealer = sealer.clone();
+                move || nonces(sealer)
+            })
+        })
+        .collect();
     let mut all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     all.extend(nonces(Sealer::new(DiskCycle { disk: DiskKey(2001), ..of }, &secret(1))));
     assert_eq!(all.len(), 2500);

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::*;
 use crate::{
     cycle::{KeyCheck, Manifest, Order, Receipt, State},
-    fixtures::{self, key_check, keys, manifest, order, receipt, secret, state},
     fingerprints::Index,
+    fixtures::{self, key_check, keys, manifest, order, receipt, secret, state},
     ledger::Ledger,
     store::{StoreError, memory::MemoryStore},
     test_support::ManualClock,
@@ -125,7 +125,7 @@ fn ledger_is_a_document() {
 
 #[test]
 fn index_is_a_document() {
-    holds::<Index, KeyCheck>(&crate::fingerprints::example());
+    holds::<Index, KeyCheck>(&crate::fingerprints::tests::example());
 }
 
 #[test]

@@ -95,7 +95,7 @@ proptest! {
                 }
             }
             let opened = Segment::open(NAME, of, &segment, &key, bytes).unwrap();
-            let mut found = opened.records();
+            let mut found = opened.into_records();
             for plain in &plains[range] {
                 let (record, bytes) = found.next().unwrap();
                 match plain {
@@ -105,7 +105,7 @@ proptest! {
                     }
                     Plain::Data(offset, plain) => {
                         prop_assert_eq!(record.offset, offset * 512);
-                        prop_assert_eq!(&unpack(record, bytes).unwrap(), plain);
+                        prop_assert_eq!(&unpack(&record, &bytes).unwrap(), plain);
                     }
                 }
             }
@@ -136,7 +136,7 @@ fn a_segment_of_full_blocks_stays_within_its_limit() {
     assert!(segment.size <= MAX_SEGMENT);
     let bytes: Vec<u8> = parts.iter().flat_map(|part| part.pieces.iter().flatten().copied()).collect();
     assert!(parts[0].pieces.iter().map(Bytes::len).sum::<usize>() == MAX_PART);
-    assert_eq!(open(&segment, bytes).unwrap().records().count(), 31);
+    assert_eq!(open(&segment, bytes).unwrap().into_records().count(), 31);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn no_reader_takes_an_empty_segment() {
 #[test]
 fn every_changed_bit_is_found() {
     let (bytes, segment) = small();
-    assert_eq!(open(&segment, bytes.clone()).unwrap().records().count(), 3);
+    assert_eq!(open(&segment, bytes.clone()).unwrap().into_records().count(), 3);
     let index = bytes.len() - tail_length(3) as usize;
     for at in 0..bytes.len() {
         for bit in 0..8 {
@@ -298,7 +298,11 @@ fn an_index_that_makes_no_sense_is_refused_though_it_is_signed() {
 #[test]
 fn a_wrong_block_is_told_by_its_place() {
     let (_, segment) = small();
-    let error = Segment::damaged(NAME, &Descriptor { offset: 4096, length: 512, codec: Codec::Raw, stored: 512, checksum: [0; 32], nonce: [0; 12], tag: [0; 16] }, OpenError::Checksum);
+    let error = Segment::damaged(
+        NAME,
+        &Descriptor { offset: 4096, length: 512, codec: Codec::Raw, stored: 512, checksum: [0; 32], nonce: [0; 12], tag: [0; 16] },
+        OpenError::Checksum,
+    );
     assert_eq!(error.to_string(), "v1/x.seg is damaged: the block at 4096: its checksum does not fit");
     assert_eq!((segment.n, segment.first), (3, 0));
 }

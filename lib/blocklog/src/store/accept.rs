@@ -52,7 +52,9 @@ mod tests {
             super::name(name).unwrap();
         }
         let long = "a".repeat(MAX_NAME + 1);
-        for name in ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/.b", ".lock", "a b", "a\\b", "ä", "a%2fb", "a?b", "a#b", "a\nb", &long] {
+        for name in
+            ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/.b", ".lock", "a b", "a\\b", "ä", "a%2fb", "a?b", "a#b", "a\nb", &long]
+        {
             assert!(matches!(super::name(name), Err(StoreError::Failed(_))), "{name:?}");
         }
     }

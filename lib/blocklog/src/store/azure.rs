@@ -137,7 +137,12 @@ impl AzureStore {
         }
     }
 
-    async fn bounded<T>(&self, limit: Duration, name: &str, work: impl Future<Output = azure_core::Result<T>> + Send) -> Result<T, StoreError> {
+    async fn bounded<T>(
+        &self,
+        limit: Duration,
+        name: &str,
+        work: impl Future<Output = azure_core::Result<T>> + Send,
+    ) -> Result<T, StoreError> {
         match tokio::time::timeout(limit, work).await {
             Ok(result) => result.map_err(|error| self.refusal(name, classify(&error))),
             Err(_) => Err(StoreError::Unreachable(format!("{}: no answer within {} s", self.place, limit.as_secs()))),
@@ -330,7 +335,8 @@ impl LogStore for AzureStore {
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         accept::prefix(prefix)?;
         let options = BlobContainerClientListBlobsOptions {
-            prefix: Some(format!("{}{prefix}", self.prefix)),
+            // An empty parameter is signed in one way here and in another by Azurite.
+            prefix: Some(format!("{}{prefix}", self.prefix)).filter(|prefix| !prefix.is_empty()),
             maxresults: self.page,
             ..Default::default()
         };

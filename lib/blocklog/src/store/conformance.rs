@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use super::{ETag, LeaseId, Listed, LogStore, MAX_PART, StoreError, When};
 
+/// Lets time pass.
+pub(super) type Pass = Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
 /// A store to be tested, empty.
 pub(super) struct Subject {
     /// One way to it.
@@ -17,7 +20,7 @@ pub(super) struct Subject {
     /// How long its leases hold.
     pub lease: Duration,
     /// Lets time pass.
-    pub pass: Box<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>,
+    pub pass: Pass,
     /// What has to live as long as the store.
     pub _keep: Box<dyn std::any::Any + Send + Sync>,
 }
@@ -531,6 +534,10 @@ pub(super) async fn lease_broken(subject: Subject) {
     other.break_lease(NAME).await.unwrap();
     store.acquire(NAME, holder).await.unwrap();
     store.put(NAME, bytes("again"), When::Always, Some(holder)).await.unwrap();
+    // Giving back what was broken says that nobody has it now.
+    other.break_lease(NAME).await.unwrap();
+    store.release(NAME, holder).await.unwrap();
+    assert_eq!(store.release(NAME, holder).await.unwrap_err(), lost());
 }
 
 pub(super) async fn lease_is_no_change(subject: Subject) {

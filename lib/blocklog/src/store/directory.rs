@@ -3,11 +3,11 @@
 //!
 //! A blob is written under a temporary name, synced, and renamed: after a crash or a power cut a reader sees the old one or the new one,
 //! whole. What looks before it writes does so under a lock on `.lock`, so several processes of one machine can share the directory; leases
-//! among them run by the wall clock. ext4, XFS, tmpfs and overlayfs on these will do; a file system of the network will not, where its locks
-//! or its times to the nanosecond are not real.
+//! among them run by the wall clock. ext4, tmpfs and overlayfs are known to do; a file system of the network will not, where its locks are not
+//! real, and one without times to the nanosecond is refused.
 //!
 //! Two things differ from a container: a name cannot be a blob and the folder of other blobs at once, and staged parts belong to the store
-//! object they were staged with ([`staging`]).
+//! object that they were staged with.
 
 mod files;
 mod staging;
@@ -34,8 +34,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Blob, ETag, LeaseId, Listed, LogStore, StoreError, When,
-    accept,
+    Blob, ETag, LeaseId, Listed, LogStore, StoreError, When, accept,
     lease::{self, Lease},
 };
 use crate::clock::Clock;
@@ -88,10 +87,7 @@ impl DirectoryStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.inner);
         match tokio::task::spawn_blocking(move || work(&inner)).await {
             Ok(result) => result,
@@ -149,14 +145,15 @@ impl Inner {
             io::Result::Ok((file, meta))
         };
         match open() {
-            Ok((file, meta)) => Ok(meta.is_file().then(|| (file, meta.len()))),
+            Ok((file, meta)) => Ok(meta.is_file().then_some((file, meta.len()))),
             Err(error) if absent(&error) => Ok(None),
             Err(error) => Err(refusal(&path, &error)),
         }
     }
 
     fn read(&self, name: &str, file: &File, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let length = usize::try_from(range.end - range.start).map_err(|_| StoreError::Failed(format!("{name}: too large to be read at once")))?;
+        let length =
+            usize::try_from(range.end - range.start).map_err(|_| StoreError::Failed(format!("{name}: too large to be read at once")))?;
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, range.start).map_err(|error| refusal(&self.path(name), &error))?;
         Ok(bytes.into())
@@ -337,7 +334,11 @@ impl Inner {
     }
 
     /// Changes the lease of a blob that exists.
-    fn with_lease(&self, name: &str, change: impl FnOnce(Option<Lease>, Duration) -> Result<Option<Lease>, StoreError>) -> Result<(), StoreError> {
+    fn with_lease(
+        &self,
+        name: &str,
+        change: impl FnOnce(Option<Lease>, Duration) -> Result<Option<Lease>, StoreError>,
+    ) -> Result<(), StoreError> {
         let _locked = self.lock.lock()?;
         if self.open(name)?.is_none() {
             return Err(StoreError::NotFound(name.to_owned()));

@@ -10,8 +10,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Blob, ETag, LeaseId, Listed, LogStore, StoreError, When,
-    accept,
+    Blob, ETag, LeaseId, Listed, LogStore, StoreError, When, accept,
     lease::{self, Lease},
 };
 use crate::clock::Clock;

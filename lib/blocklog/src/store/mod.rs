@@ -128,7 +128,11 @@ impl StoreError {
 /// A store of blobs. Names are `/`-separated ASCII without empty, `.` or `..` parts.
 ///
 /// Implementations may repeat a request that went unanswered; every operation here is safe to repeat, and where a repeat meets its own
-/// effect (a conditional write that had landed) the caller sees [`StoreError::Exists`] or [`StoreError::Changed`] and compares contents.
+/// effect (a conditional write that had landed) the caller sees [`StoreError::Exists`] or [`StoreError::Changed`] and compares contents. A
+/// repeated deletion says `false`, a repeated release [`StoreError::LeaseLost`].
+///
+/// A holder counts its lease from the moment before it asked: the store counts from when it heard of it. The operations on leases say
+/// [`StoreError::NotFound`] where the blob is gone.
 #[async_trait]
 pub trait LogStore: Send + Sync {
     /// The whole blob, or `None` where there is none. For documents; segments are read with [`LogStore::get_range`].
@@ -161,9 +165,11 @@ pub trait LogStore: Send + Sync {
     /// changed the blob since; otherwise [`StoreError::LeaseLost`].
     async fn renew(&self, name: &str, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Gives the lease back. [`StoreError::LeaseLost`] where it was lost already.
+    /// Gives the lease back, also one that ran out or was broken as long as nobody has leased or changed the blob since; otherwise
+    /// [`StoreError::LeaseLost`].
     async fn release(&self, name: &str, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Ends whatever lease there is, at once: for a take-over, which then waits [`LEASE`] before it writes.
+    /// Ends whatever lease there is, at once: for a take-over, which then waits [`LEASE`] before it writes. The old holder can neither write
+    /// nor renew, but it can acquire as anybody can, so a take-over acquires the lease itself before it waits.
     async fn break_lease(&self, name: &str) -> Result<(), StoreError>;
 }

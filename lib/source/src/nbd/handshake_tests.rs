@@ -15,13 +15,16 @@ use super::wire::{
 };
 use crate::{DiskSource, SourceError};
 
+/// An option, and the whole answer to it; or the type of a reply, and its data.
+type Answer = (u32, Vec<u8>);
+
 const POLICY: u32 = REP_ERROR_BIT | 2;
 const TLS_REQUIRED: u32 = REP_ERROR_BIT | 5;
 const UNKNOWN: u32 = REP_ERROR_BIT | 6;
 
 /// The client's outcome, against a server that greets with `flags`, answers an option by `answers` and any other one by UNSUP, and hangs up
 /// once the client has gone.
-async fn negotiate(flags: u16, target: &NbdTarget, answers: &[(u32, Vec<u8>)]) -> Result<NbdSource, SourceError> {
+async fn negotiate(flags: u16, target: &NbdTarget, answers: &[Answer]) -> Result<NbdSource, SourceError> {
     let (ours, theirs) = duplex(1 << 20);
     let mut server = Server(theirs);
     let script = async {
@@ -40,23 +43,23 @@ async fn negotiate(flags: u16, target: &NbdTarget, answers: &[(u32, Vec<u8>)]) -
     }
 }
 
-fn go(parts: &[(u32, Vec<u8>)]) -> (u32, Vec<u8>) {
+fn go(parts: &[Answer]) -> Answer {
     (OPT_GO, parts.iter().flat_map(|(kind, data)| option_reply(OPT_GO, *kind, data)).collect())
 }
 
-fn meta(parts: &[(u32, Vec<u8>)]) -> (u32, Vec<u8>) {
+fn meta(parts: &[Answer]) -> Answer {
     (OPT_SET_META_CONTEXT, parts.iter().flat_map(|(kind, data)| option_reply(OPT_SET_META_CONTEXT, *kind, data)).collect())
 }
 
-fn structured() -> (u32, Vec<u8>) {
+fn structured() -> Answer {
     (OPT_STRUCTURED_REPLY, option_reply(OPT_STRUCTURED_REPLY, REP_ACK, &[]))
 }
 
-fn export() -> (u32, Vec<u8>) {
+fn export() -> Answer {
     (REP_INFO, info_export(1 << 20))
 }
 
-fn ack() -> (u32, Vec<u8>) {
+fn ack() -> Answer {
     (REP_ACK, Vec::new())
 }
 
@@ -70,7 +73,7 @@ async fn what_breaks_the_negotiation_is_a_fault_of_the_protocol() {
     };
     let mut other_magic = option_reply(OPT_GO, REP_ACK, &[]);
     other_magic[0] = 1;
-    let cases: Vec<(Vec<(u32, Vec<u8>)>, &str)> = vec![
+    let cases: Vec<(Vec<Answer>, &str)> = vec![
         (vec![(OPT_STRUCTURED_REPLY, option_reply(OPT_GO, REP_ACK, &[]))], "it answered option 7 when asked for 8"),
         (vec![(OPT_STRUCTURED_REPLY, option_reply(OPT_STRUCTURED_REPLY, 3, &[]))], "answered STRUCTURED_REPLY with 0x3"),
         (vec![(OPT_GO, other_magic)], "reply starts wrong"),

@@ -1,6 +1,7 @@
 //! Real NBD servers for the tests.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use source::nbd::{NbdAddress, NbdTarget, TlsConfig};
 
 mod random;
+#[allow(unused_imports, reason = "each test file uses its own part")]
 pub use random::{Random, noise};
 
 /// A server that ends with the test.

@@ -225,10 +225,7 @@ async fn an_answer_of_the_wrong_length_is_refused() {
         assert!(matches!(result, Err(StoreError::Failed(_))), "{result:?}");
     }
     // Less than the whole blob is not the blob.
-    let (store, _) = fake(|_, _| {
-        answer("206 Partial Content", "content-length: 4\r\ncontent-range: bytes 0-3/4\r\n", "0123")
-    })
-    .await;
+    let (store, _) = fake(|_, _| answer("206 Partial Content", "content-length: 4\r\ncontent-range: bytes 0-3/4\r\n", "0123")).await;
     assert!(matches!(store.get("a").await, Err(StoreError::Failed(said)) if said.contains("ETag")));
 }
 

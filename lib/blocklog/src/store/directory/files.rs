@@ -2,7 +2,7 @@
 //! between processes, and what an error of the file system means.
 
 use std::{
-    fs::{File, FileTimes, OpenOptions},
+    fs::{File, FileTimes, OpenOptions, TryLockError},
     io::{self, ErrorKind, IoSlice},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
@@ -113,7 +113,12 @@ pub(super) fn etag(file: &File) -> io::Result<ETag> {
 pub(super) struct Lock {
     path: PathBuf,
     file: Mutex<File>,
+    /// How often it is tried while another process has it.
+    pub tries: u32,
 }
+
+/// Between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(2);
 
 /// The lock, held.
 pub(super) struct Locked<'a> {
@@ -133,21 +138,26 @@ impl Lock {
         };
         let (file, exact) = open().map_err(|error| refusal(&path, &error))?;
         if !exact {
-            let text = format!("{}: the file system does not keep times to the nanosecond, by which versions are told apart", path.display());
+            let text =
+                format!("{}: the file system does not keep times to the nanosecond, by which versions are told apart", path.display());
             return Err(StoreError::Failed(text));
         }
-        Ok(Self { path, file: Mutex::new(file) })
+        Ok(Self { path, file: Mutex::new(file), tries: 10_000 })
     }
 
-    /// Waits for the lock. It is held for a few file operations at a time, so the wait is short.
+    /// Waits for the lock. It is held for a few file operations at a time, so a long wait means that its holder is stopped or its disk hangs:
+    /// after 20 s that is [`StoreError::Unreachable`].
     pub fn lock(&self) -> Result<Locked<'_>, StoreError> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Err(error) = file.lock() {
-            if error.kind() != ErrorKind::Interrupted {
-                return Err(refusal(&self.path, &error));
+        for _ in 0..self.tries {
+            match file.try_lock() {
+                Ok(()) => return Ok(Locked { path: &self.path, file }),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(TRY_EVERY),
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Err(TryLockError::Error(error)) => return Err(refusal(&self.path, &error)),
             }
         }
-        Ok(Locked { path: &self.path, file })
+        Err(StoreError::Unreachable(format!("{}: another process does not give the lock back", self.path.display())))
     }
 }
 

@@ -107,14 +107,8 @@ impl State {
 impl Staging {
     /// A blob of which no part is there. `path` is where they go.
     pub fn create(path: PathBuf, now: Duration) -> Result<Self, StoreError> {
-        let state = State {
-            places: BTreeMap::new(),
-            writing: BTreeSet::new(),
-            parts: BTreeMap::new(),
-            unit: 0,
-            closed: false,
-            touched: now,
-        };
+        let state =
+            State { places: BTreeMap::new(), writing: BTreeSet::new(), parts: BTreeMap::new(), unit: 0, closed: false, touched: now };
         Ok(Self { shared: Temporary::create(path)?, state: Mutex::new(state) })
     }
 
@@ -201,5 +195,60 @@ impl Staging {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change under the lock is whole by itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn bytes(text: &'static str) -> [Bytes; 1] {
+        [Bytes::from_static(text.as_bytes())]
+    }
+
+    fn staged(folder: &tempfile::TempDir) -> Arc<Staging> {
+        let staging = Arc::new(Staging::create(folder.path().join("shared"), NOW).unwrap());
+        assert!(staging.stage(0, &bytes("zero"), || panic!("it has a place"), NOW).unwrap());
+        staging
+    }
+
+    /// A caller that gave up on a part cannot stop its write.
+    #[test]
+    fn what_is_still_being_written_never_reaches_the_blob() {
+        let folder = tempfile::tempdir().unwrap();
+        let staging = staged(&folder);
+        let late = staging.lock().place(1, 4).unwrap();
+        let joined = staging.join("name", 1, || folder.path().join("copy")).unwrap();
+        staging.shared.write(&bytes("late"), late.offset).unwrap();
+        assert!(matches!(joined, Joined::Copied(_)));
+        assert_eq!(joined.file().file.metadata().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn no_part_goes_to_a_file_that_is_the_blob() {
+        let folder = tempfile::tempdir().unwrap();
+        let staging = staged(&folder);
+        let joined = staging.join("name", 1, || panic!("nothing is to be copied")).unwrap();
+        assert!(matches!(joined, Joined::Shared(_)));
+        for part in [0, 1] {
+            assert!(!staging.stage(part, &bytes("late"), || panic!("it is closed"), NOW).unwrap());
+        }
+        assert_eq!(std::fs::read(folder.path().join("shared")).unwrap(), b"zero");
+    }
+
+    /// The place of a write that failed is free for the next attempt, which then costs no copy.
+    #[test]
+    fn a_place_is_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shared");
+        let mut staging = Staging::create(path.clone(), NOW).unwrap();
+        // A file that cannot be written to, as a full disk cannot.
+        let whole = std::mem::replace(&mut staging.shared.file, std::fs::File::open(&path).unwrap());
+        assert!(staging.stage(0, &bytes("zero"), || panic!("it has a place"), NOW).is_err());
+        staging.shared.file = whole;
+        assert!(staging.stage(0, &bytes("zero"), || panic!("it has a place"), NOW).unwrap());
+        assert!(matches!(Arc::new(staging).join("name", 1, || panic!("nothing is to be copied")).unwrap(), Joined::Shared(_)));
     }
 }

@@ -1,0 +1,103 @@
+//! The replication protocol under seeded schedules of crashes, pauses, and late or doubled requests.
+//!
+//! The gateway and the applier are the real ones; store, seeds and VM are in memory, and one seed decides everything that happens. After each
+//! change of ledger, manifest, receipt or seed the rules 1 to 5 of the design are looked at, and whenever the ledger says clean, the replica is
+//! compared with its snapshot. `HAWSER_SEED=n` runs one schedule and prints its history.
+
+mod operator;
+mod scheduler;
+mod vm;
+mod world;
+
+use std::time::Duration;
+
+use blocklog::{
+    ledger::Ledger,
+    plant::{Plant, plant},
+};
+use replica::memory::HostKind;
+
+use crate::{operator::Operator, scheduler::Sim, world::World};
+
+/// Schedules in a run.
+const SCHEDULES: u64 = 2_000;
+
+/// How long things go wrong in a schedule, and how long a system in which nothing goes wrong any more may take to be clean.
+const TROUBLE: Duration = Duration::from_secs(900);
+const CALM: Duration = Duration::from_secs(6000);
+
+struct Outcome {
+    violation: Option<String>,
+    history: Vec<String>,
+    cleans: u32,
+}
+
+fn schedule(seed: u64) -> Outcome {
+    let sim = Sim::new(seed);
+    let kind = match sim.random(|r| r.below(8)) {
+        0..4 => HostKind::Exact,
+        4..7 => HostKind::Time { honours_header: true },
+        _ => HostKind::Time { honours_header: false },
+    };
+    let world = World::new(sim.clone(), kind);
+    sim.note(format!("seed {seed}, {kind:?}"));
+    let operator = Operator::start(&world);
+    let rate = sim.random(|r| 20 + r.below(200));
+    sim.set_fault_rate(rate);
+    sim.run(TROUBLE);
+    sim.set_fault_rate(0);
+    operator.calm_down();
+    let before = world.clean_writes();
+    let mut until = TROUBLE;
+    while sim.violation().is_none() && world.clean_writes() < before + 2 {
+        until += Duration::from_secs(60);
+        if until > TROUBLE + CALM {
+            sim.violate("nothing goes wrong any more, and the replica does not become clean");
+        }
+        sim.run(until);
+    }
+    if sim.violation().is_none() && !world.ledger().as_ref().is_some_and(|ledger: &Ledger| ledger.recovery_point.is_some()) {
+        sim.violate("there is no recovery point in the end");
+    }
+    Outcome { violation: sim.violation(), history: sim.history(), cleans: world.clean_writes() }
+}
+
+fn report(seed: u64, outcome: &Outcome) -> String {
+    let tail: Vec<_> = outcome.history.iter().rev().take(400).rev().cloned().collect();
+    format!("{}: {}\n{}\nHAWSER_SEED={seed} shows it again", outcome.history[0], outcome.violation.as_deref().unwrap_or("-"), tail.join("\n"))
+}
+
+#[test]
+fn two_thousand_schedules_keep_the_rules() {
+    if let Some(seed) = std::env::var("HAWSER_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        let outcome = schedule(seed);
+        println!("{}", report(seed, &outcome));
+        assert_eq!(outcome.violation, None);
+        return;
+    }
+    let count = std::env::var("HAWSER_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(SCHEDULES);
+    let mut cleans = 0;
+    for seed in 0..count {
+        let outcome = schedule(seed);
+        assert!(outcome.violation.is_none(), "{}", report(seed, &outcome));
+        cleans += u64::from(outcome.cleans);
+    }
+    println!("{count} schedules, {cleans} clean writes, no rule broken");
+}
+
+#[test]
+fn a_schedule_happens_again_the_same_way() {
+    let (one, two) = (schedule(7), schedule(7));
+    assert_eq!(one.history, two.history);
+}
+
+#[test]
+fn every_planted_fault_is_found() {
+    for fault in Plant::ALL {
+        plant(Some(fault));
+        let found = (0..SCHEDULES).map(|seed| (seed, schedule(seed))).find(|(_, outcome)| outcome.violation.is_some());
+        plant(None);
+        let (seed, outcome) = found.unwrap_or_else(|| panic!("{fault:?} was not found in {SCHEDULES} schedules"));
+        println!("{fault:?}: seed {seed}: {}", outcome.violation.unwrap_or_default());
+    }
+}
