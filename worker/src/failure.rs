@@ -1,19 +1,11 @@
 //! How a run can end that did not do what it was asked: a closed set, each with an exit code, what happened, and what to do.
 
-use blocklog::{
-    LogError,
-    keys::KeyFileError,
-    store::StoreError,
-};
+use blocklog::{LogError, keys::KeyFileError, store::StoreError};
 use replica::ReplicaError;
 use serde::Serialize;
 use source::SourceError;
 
-use crate::{
-    applier::ApplierError,
-    gateway::GatewayError,
-    snapshot::SnapshotError,
-};
+use crate::{applier::ApplierError, gateway::GatewayError, snapshot::SnapshotError};
 
 /// The kinds of failure. Scripts may rely on word and exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +179,8 @@ impl Failure {
     /// One line of JSON.
     #[must_use]
     pub fn json(&self) -> String {
-        let line = Line { error: self.kind.word(), reason: self.reason, message: &self.message, remedy: &self.remedy, exit: self.kind.exit() };
+        let line =
+            Line { error: self.kind.word(), reason: self.reason, message: &self.message, remedy: &self.remedy, exit: self.kind.exit() };
         // Text and a number can always be written.
         serde_json::to_string(&line).unwrap_or_default()
     }
@@ -226,9 +219,13 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let (kind, remedy) = match &error {
             StoreError::Unreachable(_) => (Kind::StoreUnreachable, "See to it that the log store can be reached from here, and run again."),
-            StoreError::Denied(_) => (Kind::StoreUnreachable, "Give the log store's container or folder, and a key or SAS that may read and write it."),
+            StoreError::Denied(_) => {
+                (Kind::StoreUnreachable, "Give the log store's container or folder, and a key or SAS that may read and write it.")
+            }
             StoreError::Full(_) => (Kind::DiskFull, "Make room in the log store, and run again: nothing is lost."),
-            StoreError::Leased(_) => (Kind::ReplicaRefused, "Another worker is at work on this VM: wait until it has ended, and run again."),
+            StoreError::Leased(_) => {
+                (Kind::ReplicaRefused, "Another worker is at work on this VM: wait until it has ended, and run again.")
+            }
             StoreError::LeaseLost(_) | StoreError::Changed(_) | StoreError::Exists(_) => {
                 (Kind::Other, "Another worker has taken over this VM: see that only one runs, and run again.")
             }
@@ -246,7 +243,9 @@ impl From<LogError> for Failure {
             LogError::Missing(name) | LogError::Damaged { name, .. } => (Kind::DamagedBlob, blob_remedy(name, false)),
             LogError::UnknownVersion { .. } => (Kind::DamagedBlob, "Use the version of Hawser that wrote it, or a newer one."),
             LogError::WrongKey { .. } => (Kind::WrongKey, "Name the key file that this log store was set up with, or another log store."),
-            LogError::KeyMissing { .. } => (Kind::WrongKey, "Put that version back into the key file: versions are kept until nothing needs them."),
+            LogError::KeyMissing { .. } => {
+                (Kind::WrongKey, "Put that version back into the key file: versions are kept until nothing needs them.")
+            }
         };
         Self::new(kind, error.to_string(), remedy).because(error.reason())
     }
@@ -261,10 +260,14 @@ impl From<ReplicaError> for Failure {
             ReplicaError::WrongSeed { .. } => {
                 (Kind::ReplicaRefused, "Name the replica that the ledger knows; or move this one away, and the next run makes a new one.")
             }
-            ReplicaError::Fenced { .. } => (Kind::ReplicaRefused, "Another worker writes this replica: see that only one runs, and run again."),
+            ReplicaError::Fenced { .. } => {
+                (Kind::ReplicaRefused, "Another worker writes this replica: see that only one runs, and run again.")
+            }
             ReplicaError::Denied(_) => (Kind::ReplicaRefused, "Give a path, key or SAS that may write the replica, and run again."),
             ReplicaError::Unreachable(_) => (Kind::ReplicaRefused, "See to it that the replica can be reached from here, and run again."),
-            ReplicaError::PermitEnds { .. } | ReplicaError::Failed(_) => (Kind::ReplicaRefused, "See what the replica's host says, and run again."),
+            ReplicaError::PermitEnds { .. } | ReplicaError::Failed(_) => {
+                (Kind::ReplicaRefused, "See what the replica's host says, and run again.")
+            }
             ReplicaError::Invalid(_) => (Kind::Other, "This is an error of Hawser: report it with the lines above."),
         };
         Self::new(kind, error.to_string(), remedy).because(error.reason())
@@ -274,9 +277,11 @@ impl From<ReplicaError> for Failure {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         let (kind, reason, remedy) = match &error {
-            SourceError::TooShort { .. } => {
-                (Kind::SourceTooShort, "SourceTooShort", "Give the whole image; where the disk was really cut, move its replica away for a new one.")
-            }
+            SourceError::TooShort { .. } => (
+                Kind::SourceTooShort,
+                "SourceTooShort",
+                "Give the whole image; where the disk was really cut, move its replica away for a new one.",
+            ),
             SourceError::Unreachable(_) => {
                 (Kind::SourceUnreachable, "SourceUnreachable", "See to it that the source can be reached from here, and run again.")
             }
@@ -357,7 +362,10 @@ mod tests {
         let failure = Failure::from(ApplierError::Log(LogError::damaged("v1/a/b/c/0000000001/2000/0001-00000000.seg", "its \"MAC\"")));
         assert_eq!(failure.kind.exit(), 11);
         let text = failure.to_string();
-        assert!(text.starts_with("error (BlobDamaged): v1/") && text.ends_with("\nremedy: Run again: a new cycle covers the same ground."), "{text}");
+        assert!(
+            text.starts_with("error (BlobDamaged): v1/") && text.ends_with("\nremedy: Run again: a new cycle covers the same ground."),
+            "{text}"
+        );
         let json: serde_json::Value = serde_json::from_str(&failure.json()).unwrap();
         assert_eq!((&json["error"], &json["reason"], &json["exit"]), (&"DamagedBlob".into(), &"BlobDamaged".into(), &11.into()));
         assert!(!failure.json().contains('\n'));
@@ -366,7 +374,13 @@ mod tests {
     #[test]
     fn what_to_do_depends_on_the_blob() {
         let folder = "v1/v/i/n/";
-        let all = ["ledger", "0000000001/state", "0000000001/manifest", "0000000001/2000/0001-00000000.seg", "fingerprints/2000/0000000001-index"];
+        let all = [
+            "ledger",
+            "0000000001/state",
+            "0000000001/manifest",
+            "0000000001/2000/0001-00000000.seg",
+            "fingerprints/2000/0000000001-index",
+        ];
         let remedies: std::collections::BTreeSet<_> = all.iter().map(|name| blob_remedy(&format!("{folder}{name}"), false)).collect();
         assert_eq!(remedies.len(), all.len());
         assert_eq!(blob_remedy("v1/v/i/n/0000000001/manifest", true), blob_remedy("v1/v/i/ledger", false));

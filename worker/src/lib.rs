@@ -3,7 +3,9 @@
 pub mod applier;
 pub mod cpu;
 pub mod env;
+pub mod failure;
 pub mod gateway;
+pub mod local;
 mod patience;
 pub mod snapshot;
 pub mod throttle;

@@ -20,7 +20,10 @@ pub(crate) fn pause(tried: u32) -> Duration {
 }
 
 /// Asks the store until it answers. Only for requests that can be repeated.
-pub(crate) async fn store<T, F: Future<Output = Result<T, StoreError>>>(env: &Env, mut request: impl FnMut() -> F) -> Result<T, StoreError> {
+pub(crate) async fn store<T, F: Future<Output = Result<T, StoreError>>>(
+    env: &Env,
+    mut request: impl FnMut() -> F,
+) -> Result<T, StoreError> {
     let mut tried = 0;
     loop {
         match request().await {

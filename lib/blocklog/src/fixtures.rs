@@ -139,13 +139,13 @@ pub(crate) fn figures() -> Figures {
 /// A manifest of cycle `number` that was computed from `basis`: a delta of the first disk, the second in full.
 pub(crate) fn manifest(number: u64, basis: u64) -> Manifest {
     let segment = |n, first| SegmentRef { epoch: Epoch(2), n, size: 1234, records: 5, first, digest: Digest::of(&[n as u8]) };
-    let disk = |seed: &str, mode, change_id, sectors: &[std::ops::Range<u64>]| ManifestDisk {
+    let disk = |seed: &str, mode, change_id, sectors: &[(u64, u64)]| ManifestDisk {
         seed: seed.into(),
         capacity: 1 << 30,
         mode,
         partial: false,
         change_id,
-        extents: ExtentSet::from_ranges(sectors.iter().cloned()),
+        extents: sectors.iter().map(|(start, end)| *start..*end).collect(),
         segments: vec![segment(0, 0), segment(1, 1 << 20)],
         figures: figures(),
     };
@@ -157,8 +157,8 @@ pub(crate) fn manifest(number: u64, basis: u64) -> Manifest {
         snapshot_taken: time(number as i64),
         epochs: epochs(cycle(number)),
         disks: BTreeMap::from([
-            (DISK, disk("seed-a", Mode::Changed, Some(change_id(number as u32)), &[0..8, 4096..6144])),
-            (OTHER_DISK, disk("seed-b", Mode::Full, None, &[0..1])),
+            (DISK, disk("seed-a", Mode::Changed, Some(change_id(number as u32)), &[(0, 8), (4096, 6144)])),
+            (OTHER_DISK, disk("seed-b", Mode::Full, None, &[(0, 1)])),
         ]),
     }
 }
@@ -190,6 +190,7 @@ pub(crate) fn full_ledger() -> Ledger {
         baseline: BTreeMap::from([(DISK, change_id(7))]),
         index: BTreeMap::from([(DISK, IndexRef::At { turn: Turn(11), digest: Digest::of(b"index") }), (OTHER_DISK, IndexRef::Zero)]),
         write_end: Some(time(600)),
+        writing: true,
         sealed: Some(Turn(12)),
         tokens: BTreeMap::from([("syncNow".into(), "t-1".into())]),
         ..new_ledger()
@@ -209,7 +210,7 @@ pub(crate) fn order() -> Order {
 }
 
 pub(crate) fn receipt() -> Receipt {
-    let disk = ReceiptDisk { written: 4096, cleared: 512, extents: Digest(ExtentSet::from_ranges([0..9]).digest()) };
+    let disk = ReceiptDisk { written: 4096, cleared: 512, extents: Digest(ExtentSet::all(9).digest()) };
     Receipt { of: cycle(3), manifest: Digest::of(b"manifest"), turn: Turn(5), at: time(60), disks: BTreeMap::from([(DISK, disk)]) }
 }
 

@@ -372,6 +372,16 @@ impl Ledger {
         next
     }
 
+    /// A disk's fingerprints can't be read any more. It goes on without them: a delta needs none, and a `Full` disk is sent whole once. What was
+    /// computed with them is void, so this is a turn of its own.
+    #[must_use]
+    pub fn forget_fingerprints(&self, disk: DiskKey) -> Self {
+        let mut next = self.clone();
+        next.turn = self.turn.next();
+        next.index.remove(&disk);
+        next
+    }
+
     /// Another owner takes the replica over, knowingly, from the same baseline. The lease was broken and [`crate::store::LEASE`] has passed
     /// since. The fingerprints lie in the old incarnation's folder and do not come along; a delta needs none.
     #[must_use]
@@ -396,9 +406,7 @@ impl Ledger {
     }
 
     fn lose(&mut self, cycle: CycleId) {
-        // By its number, which rises across take-overs too: after one, the cycle that began last is the old incarnation's, it is lost under
-        // that name already, and under the new incarnation there is no such cycle.
-        if self.lost.iter().all(|lost| lost.cycle != cycle.cycle) {
+        if !self.lost.contains(&cycle) {
             self.lost.push(cycle);
         }
     }

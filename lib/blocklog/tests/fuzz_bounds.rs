@@ -34,7 +34,7 @@ struct Random(Mutex<u64>);
 
 impl Random {
     fn next(&self) -> u64 {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -180,7 +180,7 @@ fn manifest(extents: ExtentSet, segments: u32) -> Manifest {
 }
 
 fn manifest_bytes(manifest: &Manifest) -> Vec<u8> {
-    document::encode(&KeyRing::single(1, Secret::new([7; 32])), "fuzz", manifest).unwrap().to_vec()
+    document::encode(&KeyRing::single(1, Secret::new([7; 32])), "fuzz", manifest).expect("a manifest can be written").to_vec()
 }
 
 /// A copy of the input, the index as it is kept (which grows while it is read), a raw block's copy, and one unpacked block.

@@ -118,6 +118,12 @@ impl MemoryHost {
         }
     }
 
+    /// Which disk it is: another number once it was replaced.
+    #[must_use]
+    pub fn instance(&self) -> u64 {
+        self.state().instance
+    }
+
     /// A write arrives: now, or again.
     pub fn deliver(&self, write: &HostWrite) -> Result<(), Refused> {
         let mut state = self.state();

@@ -144,7 +144,8 @@ impl Pages {
             Err(failure) => return Err(refused(&failure)),
         };
         let unknown = |error: azure_core::Error| refused(&classify(&error));
-        if found.blob_type().map_err(unknown)? != Some(BlobType::PageBlob) {
+        // A host of managed disks that does not say what it serves serves a disk.
+        if !matches!(found.blob_type().map_err(unknown)?, None | Some(BlobType::PageBlob)) {
             return Err(ReplicaError::Failed("the blob is not a page blob".to_owned()));
         }
         let Some(length) = found.content_length().map_err(unknown)? else {

@@ -1,8 +1,8 @@
 //! One disk of a cycle: from its segments to acknowledged writes.
 
 use blocklog::{
-    cycle::{Manifest, ReceiptDisk},
     codec::{self, Codec},
+    cycle::{Manifest, ReceiptDisk},
     fingerprints::Update,
     ids::{Digest, DiskCycle, DiskKey},
     names,
@@ -160,7 +160,9 @@ impl<'a> Writer<'a> {
 
     async fn block(&mut self, offset: u64, plain: Vec<u8>) -> Result<(), ApplierError> {
         match &mut self.run {
-            Some((start, run)) if *start + run.len() as u64 == offset && run.len() + plain.len() <= MAX_WRITE => run.extend_from_slice(&plain),
+            Some((start, run)) if *start + run.len() as u64 == offset && run.len() + plain.len() <= MAX_WRITE => {
+                run.extend_from_slice(&plain)
+            }
             _ => {
                 self.send_run().await?;
                 self.run = Some((offset, plain));
@@ -201,7 +203,9 @@ impl<'a> Writer<'a> {
 
     /// Waits until one more may be in flight.
     async fn room(&mut self) -> Result<(), ApplierError> {
-        while self.running.len() >= self.env.limits.writes.max(1) && let Some(written) = self.running.next().await {
+        while self.running.len() >= self.env.limits.writes.max(1)
+            && let Some(written) = self.running.next().await
+        {
             self.acknowledge(written?);
         }
         Ok(())

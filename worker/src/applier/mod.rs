@@ -152,7 +152,7 @@ impl Work<'_> {
             Err(refusal) => return Ok(End::Refused(refusal)),
         };
         let ledger = held.value().clone();
-        let seeds = renewing(self.env, held, self.open(&ledger)).await??;
+        let seeds = renewing(self.env, held, self.open()).await??;
         // Read before anything is touched: a log that can't be read must not make a clean replica dirty.
         let mut updates = renewing(self.env, held, self.updates(&ledger)).await??;
 
@@ -182,11 +182,11 @@ impl Work<'_> {
     }
 
     /// Opens every seed, and makes sure that each is the one that ledger and order name, and large enough.
-    async fn open(&self, ledger: &Ledger) -> Result<Seeds, ApplierError> {
+    async fn open(&self) -> Result<Seeds, ApplierError> {
         let mut seeds = Seeds::new();
         for (disk, sent) in &self.manifest.disks {
             let access = self.access(&self.order, *disk)?;
-            let seed = self.open_one(*disk, &access, &ledger.seeds[disk].unique_id).await?;
+            let seed = self.open_one(*disk, &access).await?;
             if seed.capacity() < sent.capacity {
                 let error = ReplicaError::TooSmall { capacity: seed.capacity(), needed: sent.capacity };
                 return Err(ApplierError::Replica { disk: *disk, error });
@@ -196,19 +196,28 @@ impl Work<'_> {
         Ok(seeds)
     }
 
-    async fn open_one(&self, disk: DiskKey, access: &[u8], expected: &str) -> Result<Arc<dyn ReplicaDisk>, ApplierError> {
-        let fail = |error| ApplierError::Replica { disk, error };
-        let seed = self.opener.open(disk, access).await.map_err(fail)?;
-        let found = seed.unique_id().await.map_err(fail)?;
-        if found != expected && !planted(Plant::BaselineKeptForNewSeed) {
-            return Err(fail(ReplicaError::WrongSeed { expected: expected.to_owned(), found }));
-        }
+    async fn open_one(&self, disk: DiskKey, access: &[u8]) -> Result<Arc<dyn ReplicaDisk>, ApplierError> {
+        let seed = self.opener.open(disk, access).await.map_err(|error| ApplierError::Replica { disk, error })?;
+        self.is_seed(disk, seed.as_ref()).await?;
         Ok(seed)
+    }
+
+    /// Makes sure that a disk is the seed that the cycle was computed for. The ledger names the same one, or it would not have been admitted.
+    async fn is_seed(&self, disk: DiskKey, seed: &dyn ReplicaDisk) -> Result<(), ApplierError> {
+        let expected = &self.manifest.disks[&disk].seed;
+        match seed.unique_id().await {
+            Ok(found) if found == *expected || planted(Plant::BaselineKeptForNewSeed) => Ok(()),
+            Ok(found) => Err(ApplierError::Replica { disk, error: ReplicaError::WrongSeed { expected: expected.clone(), found } }),
+            Err(error) => Err(ApplierError::Replica { disk, error }),
+        }
     }
 
     /// The access to a seed, from an order that names the same seed as the manifest.
     fn access(&self, order: &Order, disk: DiskKey) -> Result<Zeroizing<Vec<u8>>, ApplierError> {
-        let seed = order.seeds.get(&disk).filter(|seed| seed.unique_id == self.manifest.disks[&disk].seed || planted(Plant::BaselineKeptForNewSeed));
+        let seed = order
+            .seeds
+            .get(&disk)
+            .filter(|seed| seed.unique_id == self.manifest.disks[&disk].seed || planted(Plant::BaselineKeptForNewSeed));
         let seed = seed.ok_or_else(|| LogError::damaged(&self.name, format!("it does not name the manifest's seed of disk {disk}")))?;
         Ok(seed.open(&self.env.keys, order.of.vm, order.of.incarnation, disk, &self.name)?)
     }
@@ -220,7 +229,7 @@ impl Work<'_> {
             if seat.has(&access) {
                 continue;
             }
-            let seed = self.open_one(*disk, &access, &self.manifest.disks[disk].seed).await?;
+            let seed = self.open_one(*disk, &access).await?;
             let fence = Fence { turn: turn.0, previous_end: None };
             seed.raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;
             seat.replace(seed, access);
@@ -268,6 +277,8 @@ impl Work<'_> {
                 if fenced {
                     seat.seed().raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;
                 }
+                // Again, behind the fence: a disk that was replaced since it was opened is not written.
+                self.is_seed(*disk, seat.seed().as_ref()).await?;
                 disk::apply(self.env, &self.manifest, *disk, seat, update, leave).await
             };
             let result = result.await;

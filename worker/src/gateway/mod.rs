@@ -247,7 +247,8 @@ async fn transfer(
     key: &Secret,
     done: Kept,
 ) -> Result<(Kept, Result<(), Lost>), GatewayError> {
-    let open: Vec<_> = held.value().disks.iter().filter(|(_, progress)| !progress.read).map(|(disk, progress)| (*disk, progress.mode)).collect();
+    let open: Vec<_> =
+        held.value().disks.iter().filter(|(_, progress)| !progress.read).map(|(disk, progress)| (*disk, progress.mode)).collect();
     let mut plans = Vec::new();
     for (disk, mode) in open {
         let covered = done.get(&disk).map(|counted| resume::extents(counted)).unwrap_or_default();

@@ -164,7 +164,11 @@ pub(super) async fn records<'a>(
     let reader = Arc::new(Reader::open(env, control, snapshot, plan.place).await?);
     let zero = zero_fingerprint(u64::from(plan.place.block));
     let work = Work {
-        ranges: Cut { ranges: plan.target.byte_ranges().collect::<Vec<_>>().into_iter(), current: 0..0, block: u64::from(plan.place.block) },
+        ranges: Cut {
+            ranges: plan.target.byte_ranges().collect::<Vec<_>>().into_iter(),
+            current: 0..0,
+            block: u64::from(plan.place.block),
+        },
         place: plan.place,
         fingerprints: plan.fingerprints,
         reader: Arc::clone(&reader),
@@ -209,7 +213,14 @@ pub(super) async fn records<'a>(
 }
 
 /// One block's work on a thread of the pool: none where it is in place.
-fn compute(sealer: &Sealer, offset: u64, plain: Vec<u8>, expect: Fingerprint, zero: &[u8; 32], mut permit: OwnedSemaphorePermit) -> Option<Out> {
+fn compute(
+    sealer: &Sealer,
+    offset: u64,
+    plain: Vec<u8>,
+    expect: Fingerprint,
+    zero: &[u8; 32],
+    mut permit: OwnedSemaphorePermit,
+) -> Option<Out> {
     if is_zero(&plain) {
         // The last block of a disk may be short; then it is hashed like any other.
         let in_place = expect.is_some_and(|expect| expect == *zero || expect == *blake3::hash(&plain).as_bytes());

@@ -54,7 +54,8 @@ pub(super) async fn durable(env: &Env, held: &mut Held<State>, stands: bool) -> 
             let key = next.epochs.open(&env.keys, next.of, run.epoch, &name)?;
             let of = DiskCycle { of: next.of, disk: *disk };
             let sizes = renewing(env, held, sizes(env, of)).await??;
-            let ends = stream::iter(0..run.durable).map(|n| tail(env, of, run.epoch, n, &key, &sizes)).buffered(READS).try_collect::<Vec<_>>();
+            let ends =
+                stream::iter(0..run.durable).map(|n| tail(env, of, run.epoch, n, &key, &sizes)).buffered(READS).try_collect::<Vec<_>>();
             counted.extend(renewing(env, held, ends).await??);
         }
         kept.insert(*disk, counted);

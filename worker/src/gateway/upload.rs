@@ -57,7 +57,8 @@ pub(super) async fn disk(
     let sealer = Sealer::new(of, key);
     let changed = if fresh { plan.changed } else { 0 };
     let records = read::records(env, control, snapshot, plan, sealer.clone(), Budget::new(env.limits.memory), &counters).await?;
-    let mut uploader = Uploader { env, of, epoch, key, sealer, notes, counters: &counters, changed, next: 0, open: None, zero: None, finishing: None };
+    let mut uploader =
+        Uploader { env, of, epoch, key, sealer, notes, counters: &counters, changed, next: 0, open: None, zero: None, finishing: None };
     let (sender, receiver) = mpsc::channel(WAITING);
     // Two halves, so that reads go on while an upload is waited for.
     let producer = async {

@@ -66,17 +66,60 @@ pub struct Operator {
 impl Operator {
     /// Creates the ledger and looks at the world from now on.
     pub fn start(world: &World) -> Self {
+        let operator = Self::idle(world);
+        operator.again();
+        operator
+    }
+
+    /// Creates the ledger, and does only what it is told.
+    pub fn idle(world: &World) -> Self {
         let cluster = Cluster {
             owner: Owner { cluster: "one".to_owned(), object: "default/vm".to_owned() },
             incarnation: Incarnation(Uuid::from_u128(1)),
         };
         let seeds = DISKS.iter().map(|(disk, capacity)| (*disk, seed(u128::from(disk.0), *capacity))).collect();
         let ledger = Ledger::new(VM, cluster.owner.clone(), cluster.incarnation, BLOCK, seeds);
-        let operator =
-            Self { world: world.clone(), cluster: Arc::new(Mutex::new(cluster)), now: Arc::default(), calm: Arc::default() };
+        let operator = Self { world: world.clone(), cluster: Arc::new(Mutex::new(cluster)), now: Arc::default(), calm: Arc::default() };
         operator.put(&names::ledger(VM), &ledger, When::Absent, None);
-        operator.again();
         operator
+    }
+
+    /// Starts the next cycle and runs its gateway to the end.
+    pub fn send(&self, full: bool) -> CycleId {
+        self.start_cycle(&self.world.ledger().unwrap());
+        let of = self.now.lock().unwrap().cycle.take().unwrap();
+        self.run_gateway(of, full);
+        of
+    }
+
+    /// Runs a gateway for a cycle until it ends.
+    pub fn run_gateway(&self, of: CycleId, full: bool) {
+        let cluster = self.cluster.lock().unwrap().clone();
+        self.run(self.gateway(&cluster, of, full));
+    }
+
+    /// Writes the order for a cycle that is sent.
+    pub fn place_order(&self, of: CycleId) {
+        let cluster = self.cluster.lock().unwrap().clone();
+        let (manifest, digest) = self.world.read::<Manifest>(&names::manifest(of)).unwrap();
+        self.put(
+            &names::order(&cluster.owner, VM),
+            &self.order(&cluster, &manifest, digest, &self.world.ledger().unwrap()),
+            When::Always,
+            None,
+        );
+    }
+
+    /// Runs an applier until it ends.
+    pub fn run_applier(&self) {
+        let cluster = self.cluster.lock().unwrap().clone();
+        self.run(self.applier(&cluster));
+    }
+
+    fn run(&self, actor: ActorId) {
+        while self.world.sim.alive(actor) {
+            self.world.sim.run(self.world.sim.now() + EVERY);
+        }
     }
 
     /// From now on nothing goes wrong any more.
@@ -233,7 +276,9 @@ impl Operator {
         // A cycle that gets nowhere is given up in the end, and superseded by the next.
         let stuck = world.sim.now() > now.started + Duration::from_secs(1200) && !done;
         if done || now.refused || now.partial || stuck {
-            world.sim.note(format!("cycle {} ends: done {done}, refused {}, partial {}, stuck {stuck}", of.cycle, now.refused, now.partial));
+            world
+                .sim
+                .note(format!("cycle {} ends: done {done}, refused {}, partial {}, stuck {stuck}", of.cycle, now.refused, now.partial));
             self.delete(&order);
             *now = Now::default();
             drop(now);

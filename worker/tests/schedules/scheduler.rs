@@ -207,14 +207,26 @@ impl Sim {
         }
     }
 
+    /// Ends everything that is under way: events and actors hold the scheduler, and it holds them.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        let (queue, actors) = (std::mem::take(&mut inner.queue), std::mem::take(&mut inner.actors));
+        drop(inner);
+        drop((queue, actors));
+    }
+
     /// Polls one actor that is ready, if there is one.
     fn poll_one(&self) -> bool {
         let mut inner = self.lock();
         // Futures are dropped without the lock: what they hold may want it.
         let dead: Vec<_> = inner.actors.extract_if(.., |_, actor| actor.dead).collect();
         let now = inner.now;
-        let ready: Vec<_> =
-            inner.actors.iter().filter(|(_, actor)| actor.ready && actor.task.is_some() && actor.asleep_until <= now).map(|(id, _)| *id).collect();
+        let ready: Vec<_> = inner
+            .actors
+            .iter()
+            .filter(|(_, actor)| actor.ready && actor.task.is_some() && actor.asleep_until <= now)
+            .map(|(id, _)| *id)
+            .collect();
         if ready.is_empty() {
             drop(inner);
             drop(dead);
@@ -256,7 +268,9 @@ impl Sim {
                 }
             }
         };
-        let (fault, there, back, late, nap) = self.random(|random| (random.next(), random.millis(1, 20), random.millis(1, 20), random.millis(1, 90_000), random.millis(1, 150_000)));
+        let (fault, there, back, late, nap) = self.random(|random| {
+            (random.next(), random.millis(1, 20), random.millis(1, 20), random.millis(1, 90_000), random.millis(1, 150_000))
+        });
         let fault = self.draw(fault);
         if let Some(fault) = &fault {
             self.note(format!("#{actor} {what}: {}", fault.word()));

@@ -159,7 +159,8 @@ impl World {
             };
             let wrong: Vec<_> = (0..found.len() as u64 / SECTOR).filter(differs).collect();
             if !wrong.is_empty() {
-                let what = format!("clean at cycle {}, but disk {disk} differs from its snapshot in sectors {wrong:?} ({why})", point.cycle);
+                let what =
+                    format!("clean at cycle {}, but disk {disk} differs from its snapshot in sectors {wrong:?} ({why})", point.cycle);
                 return self.sim.violate(what);
             }
         }
@@ -198,7 +199,14 @@ impl World {
     fn look_at_receipt(&self, name: &str) {
         let Some((receipt, _)) = self.read::<Receipt>(name) else { return };
         // One that arrives late tells of a turn that is over; what it said was true then.
-        if self.seen.lock().unwrap().ledger.as_ref().is_none_or(|ledger| (ledger.turn, ledger.incarnation) != (receipt.turn, receipt.of.incarnation)) {
+        if self
+            .seen
+            .lock()
+            .unwrap()
+            .ledger
+            .as_ref()
+            .is_none_or(|ledger| (ledger.turn, ledger.incarnation) != (receipt.turn, receipt.of.incarnation))
+        {
             return;
         }
         let Some((manifest, _)) = self.read::<Manifest>(&names::manifest(receipt.of)) else { return };
@@ -210,7 +218,8 @@ impl World {
             for range in sent.extents.difference(&known).byte_ranges() {
                 let range = range.start as usize..range.end as usize;
                 if found[range.clone()] != frozen.bytes[i][range] {
-                    self.sim.violate(format!("rule 2: the receipt of cycle {} stands, disk {disk} does not hold its blocks", receipt.of.cycle));
+                    self.sim
+                        .violate(format!("rule 2: the receipt of cycle {} stands, disk {disk} does not hold its blocks", receipt.of.cycle));
                     return;
                 }
             }
@@ -347,7 +356,7 @@ impl ActorDisk {
         match write {
             // The client refuses to write without a fence; a planted fault goes on with what a careless one would send.
             Err(ReplicaError::Invalid(_)) if planted(Plant::NoFence) || planted(Plant::FenceOnlyAtTakeOver) => {
-                Ok(HostWrite { instance: 0, condition: self.unfenced, offset, body })
+                Ok(HostWrite { instance: self.world.hosts[&self.disk].instance(), condition: self.unfenced, offset, body })
             }
             write => write,
         }

@@ -8,6 +8,9 @@ use crate::{
     ids::{Cycle, DiskKey, Incarnation},
 };
 
+/// What is changed, and how.
+type Change<T> = (&'static str, fn(&mut T));
+
 fn open(of: DiskCycle, key: &Secret, record: &Record) -> Result<Vec<u8>, OpenError> {
     let mut payload = record.payload.to_vec();
     Opener::new(of, key).decrypt(&record.descriptor, &mut payload)?;
@@ -90,12 +93,12 @@ fn a_record_opens_nowhere_else() {
     for plain in [text(1, 4096), noise(2, 4096)] {
         let record = data(&Sealer::new(of, &secret(1)), 8192, plain.clone());
         assert_eq!(open(of, &secret(1), &record), Ok(plain));
-        let elsewhere: [(&str, &dyn Fn(&mut DiskCycle)); 5] = [
-            ("vCenter", &|of| of.of.vm.vcenter = uuid::Uuid::from_u128(9)),
-            ("VM", &|of| of.of.vm.instance = uuid::Uuid::from_u128(9)),
-            ("incarnation", &|of| of.of.incarnation = Incarnation(uuid::Uuid::from_u128(9))),
-            ("cycle", &|of| of.of.cycle = Cycle(2)),
-            ("disk", &|of| of.disk = DiskKey(2001)),
+        let elsewhere: [Change<DiskCycle>; 5] = [
+            ("vCenter", |of| of.of.vm.vcenter = uuid::Uuid::from_u128(9)),
+            ("VM", |of| of.of.vm.instance = uuid::Uuid::from_u128(9)),
+            ("incarnation", |of| of.of.incarnation = Incarnation(uuid::Uuid::from_u128(9))),
+            ("cycle", |of| of.of.cycle = Cycle(2)),
+            ("disk", |of| of.disk = DiskKey(2001)),
         ];
         for (what, change) in elsewhere {
             let mut other = of;
@@ -103,13 +106,13 @@ fn a_record_opens_nowhere_else() {
             assert_eq!(open(other, &secret(1), &record), Err(OpenError::Tag), "{what}");
         }
         assert_eq!(open(of, &secret(2), &record), Err(OpenError::Tag), "key of another epoch");
-        let changes: [(&str, &dyn Fn(&mut Descriptor)); 6] = [
-            ("offset", &|record| record.offset += 512),
-            ("length", &|record| record.length -= 512),
-            ("codec", &|record| record.codec = if record.codec == Codec::Raw { Codec::Zstd } else { Codec::Raw }),
-            ("checksum", &|record| record.checksum[31] ^= 1),
-            ("nonce", &|record| record.nonce[11] ^= 1),
-            ("tag", &|record| record.tag[15] ^= 1),
+        let changes: [Change<Descriptor>; 6] = [
+            ("offset", |record| record.offset += 512),
+            ("length", |record| record.length -= 512),
+            ("codec", |record| record.codec = if record.codec == Codec::Raw { Codec::Zstd } else { Codec::Raw }),
+            ("checksum", |record| record.checksum[31] ^= 1),
+            ("nonce", |record| record.nonce[11] ^= 1),
+            ("tag", |record| record.tag[15] ^= 1),
         ];
         for (what, change) in changes {
             let mut other = record.clone();

@@ -251,7 +251,7 @@ fn a_new_seed_is_zero_everywhere_and_an_unknown_one_nowhere() {
 #[test]
 fn masked_blocks_have_none_until_an_index_covers_them() {
     let mut disk = Disk::new(100, 512, Some(IndexRef::Zero));
-    disk.mask = ExtentSet::from_ranges([10..20]);
+    disk.mask = ExtentSet::from_iter(std::iter::once(10..20));
     let zero = Some(zero_fingerprint(512));
     assert_eq!(disk.get([9, 10, 19, 20]).unwrap(), [zero, None, None, zero]);
     // The cycle that finishes writes one of them anew; the rest stays without, though nothing masks it now.
@@ -274,7 +274,7 @@ fn a_delta_writes_only_the_chunks_that_it_touches() {
     );
     // A chunk that is zero again, or unknown as a whole, needs no blob.
     disk.apply(&[vec![record(2 * CHUNK_BLOCKS, CHUNK_BLOCKS, None)]], false);
-    disk.mask = ExtentSet::from_ranges([0..CHUNK_BLOCKS]);
+    disk.mask = ExtentSet::all(CHUNK_BLOCKS);
     disk.apply(&[], false);
     assert_eq!(disk.names()[7..], ["0000000003-index", "0000000004-index"]);
     assert_eq!(disk.open().unwrap().index.blobs(disk.place).count(), 2);

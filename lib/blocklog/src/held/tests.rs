@@ -16,6 +16,8 @@ const NAME: &str = "v1/a/ledger";
 const MINE: LeaseId = LeaseId(Uuid::from_u128(1));
 const THEIRS: LeaseId = LeaseId(Uuid::from_u128(2));
 
+type Script = &'static [(Op, Fault)];
+
 struct Bench {
     clock: ManualClock,
     memory: Arc<MemoryStore>,
@@ -105,7 +107,7 @@ async fn a_lease_whose_grant_was_not_heard_is_given_back() {
 async fn a_write_in_doubt_is_resolved_by_looking() {
     use Fault::{AnswerLost, Dropped, Late, Repeated};
     // What becomes of the requests, and how many writes and looks it then takes.
-    let scripts: [(&[(Op, Fault)], usize, usize); 9] = [
+    let scripts: [(Script, usize, usize); 9] = [
         (&[(Op::Put, AnswerLost)], 1, 1),
         (&[(Op::Put, Dropped)], 2, 1),
         (&[(Op::Put, Repeated)], 1, 1),

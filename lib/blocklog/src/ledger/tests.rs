@@ -209,7 +209,7 @@ fn a_cycle_is_begun_once_however_often_it_is_finished() {
 fn a_writer_that_vanished_leaves_a_lost_cycle() {
     let (second, third) = (manifest(2, 1), manifest(3, 2));
     let begun = clean().begin(&second, digest(&second), Some(time(100)));
-    assert_eq!((begun.write_end, begun.lost.len()), (Some(time(100)), 0));
+    assert_eq!((begun.write_end, begun.writing, begun.lost.len()), (Some(time(100)), true, 0));
     let longer = begun.extend(time(200));
     assert_eq!(longer.write_end, Some(time(200)));
     assert_eq!(longer.extend(time(150)).write_end, Some(time(200)), "never earlier");
@@ -217,14 +217,17 @@ fn a_writer_that_vanished_leaves_a_lost_cycle() {
     // It vanishes: whoever comes next, for the same cycle or another, says so.
     let again = longer.begin(&second, digest(&second), Some(time(150)));
     assert_eq!((again.lost.as_slice(), again.write_end), ([second.of].as_slice(), Some(time(200))));
-    let other = longer.begin(&third, digest(&third), None);
-    assert_eq!((other.lost.as_slice(), other.write_end), ([second.of].as_slice(), Some(time(200))));
+    let other = longer.begin(&third, digest(&third), Some(time(300)));
+    assert_eq!((other.lost.as_slice(), other.write_end), ([second.of].as_slice(), Some(time(300))));
     // Vanishing again adds what was not lost yet.
     assert_eq!(again.begin(&second, digest(&second), None).lost, [second.of]);
     assert_eq!(other.begin(&third, digest(&third), None).lost, [second.of, third.of]);
+    // A re-seed in between changes nothing in that.
+    let fourth = manifest(4, 4);
+    assert_eq!(other.reseed(DISK, seed("seed-c")).begin(&fourth, digest(&fourth), None).lost, [second.of, third.of]);
     // It stays lost through clean writes: only a seal shows otherwise.
     let clean = finish(&again, &second);
-    assert_eq!((clean.write_end, clean.lost.as_slice(), clean.is_clean()), (None, [second.of].as_slice(), true));
+    assert_eq!((clean.lost.as_slice(), clean.writing, clean.is_clean()), ([second.of].as_slice(), false, true));
 }
 
 #[test]
@@ -232,21 +235,25 @@ fn a_turn_that_ends_with_no_write_in_doubt_loses_nothing() {
     let (second, third) = (manifest(2, 1), manifest(3, 2));
     let begun = clean().begin(&second, digest(&second), Some(time(100)));
     for over in [begun.abandon(), finish(&begun, &second)] {
-        assert_eq!(over.write_end, None);
-        assert!(over.begin(&third, digest(&third), Some(time(300))).lost.is_empty());
+        // The end of the fence stays: the next turn waits for it whatever its predecessor was told.
+        assert_eq!((over.write_end, over.writing), (Some(time(100)), false));
+        let next = over.begin(&third, digest(&third), Some(time(90)));
+        assert_eq!((next.write_end, next.writing, next.lost.len()), (Some(time(100)), true, 0));
     }
     assert_eq!(begun.abandon().dirty, begun.dirty, "abandoned is still dirty");
     // A replica that is fenced by numbers never has an end.
-    assert_eq!(begin(&clean(), &second).write_end, None);
+    let begun = begin(&clean(), &second);
+    assert_eq!((begun.write_end, begun.writing), (None, false));
+    assert!(begin(&begun, &second).lost.is_empty());
 }
 
 #[test]
-fn a_clean_write_with_a_write_in_doubt_keeps_the_fence() {
+fn a_write_in_doubt_is_lost_though_the_cycle_is_finished() {
     let second = manifest(2, 1);
     let begun = clean().begin(&second, digest(&second), Some(time(100)));
     for manifest in [second.clone(), partial(2, 1)] {
         let done = begun.finish(&manifest, index(2), &BTreeMap::new(), true);
-        assert_eq!((done.write_end, done.lost.as_slice()), (Some(time(100)), [second.of].as_slice()));
+        assert_eq!((done.write_end, done.writing, done.lost.as_slice()), (Some(time(100)), false, [second.of].as_slice()));
         let third = crate::fixtures::manifest(3, 2);
         assert_eq!(done.begin(&third, digest(&third), Some(time(300))).lost, [second.of]);
     }
@@ -268,6 +275,17 @@ fn a_new_seed_voids_what_was_known_of_the_old_one() {
 }
 
 #[test]
+fn fingerprints_that_cannot_be_read_are_forgotten_and_nothing_else() {
+    let ledger = clean();
+    let next = ledger.forget_fingerprints(DISK);
+    assert_eq!((next.index.get(&DISK), next.index.get(&OTHER_DISK)), (None, ledger.index.get(&OTHER_DISK)));
+    assert_eq!(next.turn, Turn(2));
+    assert_eq!(Ledger { turn: ledger.turn, index: ledger.index.clone(), ..next.clone() }, ledger);
+    assert!(matches!(next.admit(&manifest(2, 1), digest(&manifest(2, 1))), Err(Refusal::BasisPassed { .. })), "it was computed with them");
+    assert_eq!(next.admit(&manifest(2, 2), digest(&manifest(2, 2))), Ok(Admission::Begin));
+}
+
+#[test]
 fn a_take_over_goes_on_from_the_same_baseline_without_fingerprints() {
     let (theirs, incarnation) = other_owner();
     let second = manifest(2, 1);
@@ -278,7 +296,7 @@ fn a_take_over_goes_on_from_the_same_baseline_without_fingerprints() {
     assert!(taken.index.is_empty() && taken.masked().next().is_none());
     assert!(!taken.is_clean(), "what was begun stays dirty");
     assert_eq!(taken.lost, [second.of]);
-    assert_eq!(taken.write_end, Some(time(100)), "the fence holds for the old owner's writes");
+    assert_eq!((taken.write_end, taken.writing), (Some(time(100)), false), "the fence holds for the old owner's writes");
     assert!(matches!(taken.admit(&second, digest(&second)), Err(Refusal::OwnedByOther { .. })));
     // The old owner's cycle is not lost a second time as one of the new incarnation, which there never was.
     let mut third = manifest(3, 3);
@@ -333,7 +351,7 @@ fn its_text_stays_as_it_is() {
         r#""incarnation":"00000000-0000-0000-0000-000000000033","cycle":8}],"#,
         r#""recoveryPoint":{"cycle":7,"time":"2025-01-01T00:00:07Z","disks":[2000,2001]},"#,
         r#""baseline":{"2000":"52 1a 2b 3c 4d 5e 6f 70-81 92 a3 b4 c5 d6 e7 f8/7"},"#,
-        r#""index":{"2000":{"at":{"turn":11,"digest":"{index}"}},"2001":"zero"},"writeEnd":"2025-01-01T00:10:00Z","sealed":12,"#,
+        r#""index":{"2000":{"at":{"turn":11,"digest":"{index}"}},"2001":"zero"},"writeEnd":"2025-01-01T00:10:00Z","writing":true,"sealed":12,"#,
         r#""tokens":{"syncNow":"t-1"}}"#
     );
     let digests = [("{8}", "8"), ("{9}", "9"), ("{index}", "index")];

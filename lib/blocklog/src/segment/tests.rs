@@ -10,6 +10,9 @@ use crate::{
 const NAME: &str = "v1/x.seg";
 const EPOCH: Epoch = Epoch(1);
 
+/// What is changed, and how.
+type Change<T> = (&'static str, fn(&mut T));
+
 fn small() -> (Vec<u8>, SegmentRef) {
     small_segment(disk_cycle(1), EPOCH, 3, &secret(1))
 }
@@ -115,6 +118,22 @@ proptest! {
 }
 
 #[test]
+fn parts_have_the_size_that_was_asked_for_or_the_nearest() {
+    let (of, key) = (disk_cycle(1), secret(1));
+    let record = data(&Sealer::new(of, &key), 0, noise(1, 1024));
+    for (asked, size) in [(0, 81), (1, 81), (79, 81), (80, 81), (81, 81), (82, 82), (1168, 1168), (1248, 1248), (usize::MAX, MAX_PART)] {
+        let mut builder = SegmentBuilder::new(of, EPOCH, 3, &key, MAX_SEGMENT, asked);
+        let mut parts = builder.push(&record);
+        let (last, _, segment) = builder.finish();
+        parts.extend(last);
+        let lengths: Vec<usize> = parts.iter().map(|part| part.pieces.iter().map(Bytes::len).sum()).collect();
+        assert_eq!(segment.size, 1248, "80 + 1024 + 84 + 60");
+        assert_eq!(lengths.len(), 1248usize.div_ceil(size), "{asked}");
+        assert!(lengths[..lengths.len() - 1].iter().all(|length| *length == size) && lengths[lengths.len() - 1] > 0, "{asked}");
+    }
+}
+
+#[test]
 fn a_segment_of_full_blocks_stays_within_its_limit() {
     let (of, key) = (disk_cycle(1), secret(1));
     let sealer = Sealer::new(of, &key);
@@ -209,13 +228,13 @@ fn every_truncation_and_every_addition_is_found() {
 #[test]
 fn a_segment_opens_nowhere_else() {
     let (bytes, segment) = small();
-    let uuid = uuid::Uuid::from_u128(9);
-    let elsewhere: [(&str, &dyn Fn(&mut DiskCycle)); 5] = [
-        ("vCenter", &|of| of.of.vm.vcenter = uuid),
-        ("VM", &|of| of.of.vm.instance = uuid),
-        ("incarnation", &|of| of.of.incarnation = Incarnation(uuid)),
-        ("cycle", &|of| of.of.cycle = Cycle(2)),
-        ("disk", &|of| of.disk = DiskKey(2001)),
+    const UUID: uuid::Uuid = uuid::Uuid::from_u128(9);
+    let elsewhere: [Change<DiskCycle>; 5] = [
+        ("vCenter", |of| of.of.vm.vcenter = UUID),
+        ("VM", |of| of.of.vm.instance = UUID),
+        ("incarnation", |of| of.of.incarnation = Incarnation(UUID)),
+        ("cycle", |of| of.of.cycle = Cycle(2)),
+        ("disk", |of| of.disk = DiskKey(2001)),
     ];
     for (what, change) in elsewhere {
         let mut other = disk_cycle(1);
@@ -276,22 +295,43 @@ fn signed(change: impl Fn(&mut Descriptor)) -> (Vec<u8>, SegmentRef) {
 fn an_index_that_makes_no_sense_is_refused_though_it_is_signed() {
     let (bytes, segment) = signed(|_| {});
     assert!(open(&segment, bytes).is_ok());
-    let changes: [(&str, &dyn Fn(&mut Descriptor)); 10] = [
-        ("offset within a sector", &|record| record.offset = 1),
-        ("length within a sector", &|record| record.length = 1023),
-        ("no length", &|record| record.length = 0),
-        ("past the end of the numbers", &|record| record.offset = u64::MAX - 511),
-        ("a raw record that is longer than its bytes", &|record| record.length = 1536),
-        ("a raw record that is longer than a block", &|record| record.length = u64::from(MAX_BLOCK) + 512),
-        ("a packed record that is no shorter", &|record| record.codec = Codec::Zstd),
-        ("a zero record with bytes", &|record| record.codec = Codec::Zero),
-        ("fewer bytes than there are", &|record| (record.stored, record.length) = (512, 512)),
-        ("more bytes than there are", &|record| (record.stored, record.length) = (1536, 1536)),
+    let changes: [Change<Descriptor>; 10] = [
+        ("offset within a sector", |record| record.offset = 1),
+        ("length within a sector", |record| record.length = 1023),
+        ("no length", |record| record.length = 0),
+        ("past the end of the numbers", |record| record.offset = u64::MAX - 511),
+        ("a raw record that is longer than its bytes", |record| record.length = 1536),
+        ("a raw record that is longer than a block", |record| record.length = u64::from(MAX_BLOCK) + 512),
+        ("a packed record that is no shorter", |record| record.codec = Codec::Zstd),
+        ("a zero record with bytes", |record| record.codec = Codec::Zero),
+        ("fewer bytes than there are", |record| (record.stored, record.length) = (512, 512)),
+        ("more bytes than there are", |record| (record.stored, record.length) = (1536, 1536)),
     ];
     for (what, change) in changes {
         let (bytes, segment) = signed(change);
         assert!(matches!(tail(segment.size, &bytes), Err(LogError::Damaged { .. })), "{what}");
         assert!(matches!(open(&segment, bytes), Err(LogError::Damaged { .. })), "{what}");
+    }
+}
+
+#[test]
+fn a_trailer_that_does_not_fit_its_index_is_refused_though_it_is_signed() {
+    let (bytes, segment) = small();
+    let fields = bytes.len() - TRAILER;
+    let forge = |at: usize, field: &[u8]| {
+        let mut bytes = bytes.clone();
+        bytes[fields + at..fields + at + field.len()].copy_from_slice(field);
+        let index = bytes.len() - tail_length(3) as usize;
+        let mac = secret(1).derive(MAC_CONTEXT).mac(&[&bytes[..HEADER], &bytes[index..fields], &bytes[fields..fields + 20]]);
+        bytes[fields + 20..fields + 52].copy_from_slice(mac.as_bytes());
+        bytes
+    };
+    assert_eq!(forge(12, &0u64.to_le_bytes()), bytes, "it is forged as it is signed");
+    for bytes in
+        [forge(12, &512u64.to_le_bytes()), forge(4, &0u64.to_le_bytes()), forge(0, &2u32.to_le_bytes()), forge(0, &u32::MAX.to_le_bytes())]
+    {
+        assert!(matches!(tail(segment.size, &bytes), Err(LogError::Damaged { .. })));
+        assert!(matches!(open(&segment, bytes), Err(LogError::Damaged { .. })));
     }
 }
 

@@ -136,8 +136,7 @@ impl NbdSource {
             let Ok(Answer::Runs(runs)) = self.ask(Command::BlockStatus, from, asked as u32).await else { return None };
             let mut at = from;
             for (length, zero) in runs {
-                // The last extent may reach past what was asked for, and past the export's end.
-                let until = at.saturating_add(length).min(end);
+                let until = at.saturating_add(length);
                 if zero {
                     zeroes.push(at.max(told)..until);
                 }
@@ -189,6 +188,7 @@ impl DiskSource for NbdSource {
             tracing::debug!("the NBD server does not tell zeroes; everything is read");
             self.blind.store(true, Ordering::Relaxed);
         }
+        // The last extent may reach past what was asked for, and past the export's end.
         found.map(|set| set.within(range.start.div_ceil(extents::SECTOR)..range.end / extents::SECTOR))
     }
 }

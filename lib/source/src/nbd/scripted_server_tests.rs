@@ -344,6 +344,18 @@ async fn a_request_without_a_byte_for_a_minute_loses_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_request_that_moves_is_waited_for() {
+    let (source, mut server) = open().await;
+    let slow = read(&source, 0, 512);
+    let request = server.request().await;
+    for piece in whole(request).chunks(50) {
+        assert!(timeout(STALL - Duration::from_secs(1), std::future::pending::<()>()).await.is_err());
+        server.put(piece).await;
+    }
+    assert_eq!(slow.await.unwrap().unwrap(), disk(0..512));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_stays() {
     let (source, mut server) = open().await;
     tokio::time::advance(STALL * 10).await;

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# What no compiler looks at: the length of files, things left open, and that the documents name what exists.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+status=0
+fail() { echo "check-tree: $*" >&2; status=1; }
+
+while read -r lines file; do
+  [[ $file == total ]] && continue
+  # Tests may be long where they are one table; code may not.
+  ((lines <= 650)) || fail "$file has $lines lines: is it still one room?"
+done < <(git ls-files '*.rs' '*.sh' | xargs wc -l)
+
+if git grep -nE '\b(todo!|unimplemented!)\(|\b(TODO|FIXME|XXX|HACK)\b' -- '*.rs' '*.sh' ':!scripts/check-tree.sh'; then
+  fail "something is left open"
+fi
+
+# A row of the table of pitfalls that names a test names one that exists.
+while read -r test; do
+  git grep -qE "fn $test\b" -- '*.rs' || fail "docs/pitfalls.md names the test $test, which does not exist"
+done < <(grep -oE '`[a-z0-9_]{12,}`' docs/pitfalls.md 2>/dev/null | tr -d '\140' | sort -u)
+
+# Links between documents lead somewhere.
+while IFS=: read -r file link; do
+  [[ -e $(dirname "$file")/$link ]] || fail "$file links to $link, which does not exist"
+done < <(git ls-files '*.md' | xargs grep -oE '\]\([^)#: ]+' 2>/dev/null | sed -E 's/\]\(//')
+exit $status

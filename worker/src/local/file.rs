@@ -1,0 +1,627 @@
+//! The file that a cycle is run from: which images, which replicas, which log store, which key.
+//!
+//! Relative paths in it are relative to its folder. Secrets stand in files of their own, so that this one can be shown around.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use blocklog::{
+    azure_blob::AccountUrl,
+    ids::{DiskKey, Owner, VmId},
+    segment::MAX_SEGMENT,
+};
+use replica::access::SecretUrl;
+use serde::Deserialize;
+use source::nbd::{NbdAddress, NbdTarget};
+use uuid::Uuid;
+
+use crate::failure::{Failure, Kind};
+
+/// A cycle's file, with every path absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CycleFile {
+    /// Whose replica it is.
+    pub owner: Owner,
+    /// Which VM: given, or made from the owner.
+    pub vm: VmId,
+    /// Every disk is compared in full.
+    pub full: bool,
+    /// The name that the frozen image has, and so the change ID that its cycle makes.
+    pub snapshot: Option<String>,
+    /// The disks.
+    pub disks: BTreeMap<DiskKey, Disk>,
+    /// Where the log lies.
+    pub log_store: StoreAt,
+    /// The key file.
+    pub key: PathBuf,
+    /// How much at a time.
+    pub tuning: Tuning,
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// What is read.
+    pub source: SourceAt,
+    /// How it is known what changed; none: the disk is compared in full.
+    pub changed: Option<Changed>,
+    /// What is written.
+    pub replica: ReplicaAt,
+}
+
+/// A source.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SourceFields")]
+pub enum SourceAt {
+    /// A raw image or a block device.
+    File(PathBuf),
+    /// An export.
+    Nbd(NbdTarget),
+}
+
+/// What changed since the last clean cycle.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "ChangedFields")]
+pub struct Changed {
+    /// How it is told.
+    pub by: ChangedBy,
+    /// The change ID from which on it holds.
+    pub since: Option<String>,
+}
+
+/// How the changed areas are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangedBy {
+    /// Start and length of each, in bytes.
+    Areas(Vec<(u64, u64)>),
+    /// The same in a file.
+    AreasFile(PathBuf),
+    /// The image as the last clean cycle saw it.
+    CompareWith(PathBuf),
+}
+
+/// A replica.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "ReplicaFields")]
+pub enum ReplicaAt {
+    /// A raw file.
+    File(PathBuf),
+    /// A page blob.
+    PageBlob(PageBlobAt),
+    /// A managed disk that is open for upload.
+    Sas {
+        /// A file that holds its write SAS.
+        url_file: PathBuf,
+    },
+}
+
+/// A page blob and the way in.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PageBlobAt {
+    /// Its URL.
+    pub url: SecretUrl,
+    /// A file that holds the account's key.
+    pub account_key_file: Option<PathBuf>,
+    /// A file that holds a shared access signature.
+    pub sas_file: Option<PathBuf>,
+}
+
+/// Where the log lies.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "StoreFields")]
+pub enum StoreAt {
+    /// A folder.
+    Directory(PathBuf),
+    /// A container.
+    Azure(AzureAt),
+}
+
+/// A container and the way in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzureAt {
+    /// The account.
+    pub account: AccountUrl,
+    /// The container.
+    pub container: String,
+    /// A file that holds a shared access signature, or the account's key.
+    pub secret: SecretFile,
+}
+
+/// What a secret file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretFile {
+    /// A shared access signature.
+    Sas(PathBuf),
+    /// An account key.
+    AccountKey(PathBuf),
+}
+
+/// How much at a time; all optional.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Bytes of a segment.
+    pub segment: Option<u64>,
+    /// Bytes that one disk may hold in memory.
+    pub memory: Option<usize>,
+    /// The throttle.
+    pub bits_per_second: Option<u64>,
+    /// Threads that compute.
+    pub cpus: Option<usize>,
+}
+
+impl CycleFile {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Kind::BadFile`], naming line and field where there are any.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let bad = |why: String| {
+            let remedy = "Correct the file; `worker cycle --help` shows what stands in it.";
+            Failure::new(Kind::BadFile, format!("{}: {why}", path.display()), remedy)
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        let fields: Fields = serde_yaml_ng::from_str(&text).map_err(|error| bad(with_line(&text, error.to_string())))?;
+        let path = std::path::absolute(path).map_err(|error| bad(error.to_string()))?;
+        let base = path.parent().unwrap_or(Path::new("/"));
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        fields.resolve(base, stem).map_err(|error| bad(with_line(&text, error)))
+    }
+}
+
+/// Adds the line of the top-level field that a message begins with, where the message names no line: YAML's parser knows none for what is found
+/// wrong only when the whole was read.
+fn with_line(text: &str, message: String) -> String {
+    let field = message.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let begins = |line: &str| line.strip_prefix(field).is_some_and(|rest| rest.trim_start().starts_with(':'));
+    match text.lines().position(begins) {
+        Some(line) if !field.is_empty() && !message.contains(" at line ") => format!("{message} at line {}", line + 1),
+        _ => message,
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Fields {
+    owner: Option<OwnerFields>,
+    vm: Option<VmFields>,
+    #[serde(default)]
+    mode: ModeField,
+    snapshot: Option<SnapshotFields>,
+    disks: Vec<DiskFields>,
+    log_store: StoreAt,
+    key: KeyFields,
+    segment_bytes: Option<u64>,
+    memory_bytes: Option<u64>,
+    bits_per_second: Option<u64>,
+    cpus: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwnerFields {
+    cluster: Option<String>,
+    object: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VmFields {
+    vcenter: Uuid,
+    instance: Uuid,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+enum ModeField {
+    #[default]
+    Changed,
+    Full,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotFields {
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiskFields {
+    key: u32,
+    source: SourceAt,
+    changed: Option<Changed>,
+    replica: ReplicaAt,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFields {
+    file: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceFields {
+    file: Option<PathBuf>,
+    nbd: Option<String>,
+    tls: Option<TlsFields>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct TlsFields {
+    ca_file: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ChangedFields {
+    areas: Option<Vec<(u64, u64)>>,
+    areas_file: Option<PathBuf>,
+    compare_with: Option<PathBuf>,
+    since: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ReplicaFields {
+    file: Option<PathBuf>,
+    page_blob: Option<PageBlobAt>,
+    sas: Option<SasFields>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct SasFields {
+    url_file: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreFields {
+    directory: Option<PathBuf>,
+    azure: Option<AzureFields>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct AzureFields {
+    account_url: String,
+    container: String,
+    sas_file: Option<PathBuf>,
+    account_key_file: Option<PathBuf>,
+}
+
+impl TryFrom<SourceFields> for SourceAt {
+    type Error = String;
+
+    fn try_from(fields: SourceFields) -> Result<Self, String> {
+        match fields {
+            SourceFields { file: Some(path), nbd: None, tls: None } => Ok(Self::File(path)),
+            SourceFields { file: None, nbd: Some(uri), tls } => {
+                let ca = tls.map(|tls| tls.ca_file);
+                NbdTarget::parse_with_ca(&uri, ca.as_deref()).map(Self::Nbd).map_err(|error| format!("source.nbd: {error}"))
+            }
+            _ => Err("source: name either `file`, or `nbd` (and `tls` with it)".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<ChangedFields> for Changed {
+    type Error = String;
+
+    fn try_from(fields: ChangedFields) -> Result<Self, String> {
+        let by = match (fields.areas, fields.areas_file, fields.compare_with) {
+            (Some(areas), None, None) => ChangedBy::Areas(sound(areas).map_err(|error| format!("changed.areas: {error}"))?),
+            (None, Some(path), None) => ChangedBy::AreasFile(path),
+            (None, None, Some(path)) => ChangedBy::CompareWith(path),
+            _ => return Err("changed: name one of `areas`, `areasFile`, `compareWith`".to_owned()),
+        };
+        Ok(Self { by, since: fields.since })
+    }
+}
+
+/// Refuses areas that no disk can have. An empty one is refused as well: whoever made the list meant something else.
+pub(super) fn sound(areas: Vec<(u64, u64)>) -> Result<Vec<(u64, u64)>, String> {
+    match areas.iter().find(|(start, length)| *length == 0 || start.checked_add(*length).is_none()) {
+        Some((start, length)) => Err(format!("[{start}, {length}] is not an area: start and length in bytes, the length above 0")),
+        None => Ok(areas),
+    }
+}
+
+impl TryFrom<ReplicaFields> for ReplicaAt {
+    type Error = String;
+
+    fn try_from(fields: ReplicaFields) -> Result<Self, String> {
+        match (fields.file, fields.page_blob, fields.sas) {
+            (Some(path), None, None) => Ok(Self::File(path)),
+            (None, Some(blob), None) => {
+                let signed = blob.url.expose().query().is_some();
+                let ways = [signed, blob.account_key_file.is_some(), blob.sas_file.is_some()];
+                match ways.into_iter().filter(|way| *way).count() {
+                    1 => Ok(Self::PageBlob(blob)),
+                    _ => Err("replica.pageBlob: give one of `accountKeyFile`, `sasFile`, and a signature in `url`".to_owned()),
+                }
+            }
+            (None, None, Some(sas)) => Ok(Self::Sas { url_file: sas.url_file }),
+            _ => Err("replica: name one of `file`, `pageBlob`, `sas`".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<StoreFields> for StoreAt {
+    type Error = String;
+
+    fn try_from(fields: StoreFields) -> Result<Self, String> {
+        match (fields.directory, fields.azure) {
+            (Some(path), None) => Ok(Self::Directory(path)),
+            (None, Some(azure)) => {
+                if azure.account_url.contains('?') {
+                    return Err("logStore.azure.accountUrl: a signature belongs into `sasFile`".to_owned());
+                }
+                let account = AccountUrl::parse(&azure.account_url).map_err(|error| format!("logStore.azure.accountUrl: {error}"))?;
+                let secret = match (azure.sas_file, azure.account_key_file) {
+                    (Some(path), None) => SecretFile::Sas(path),
+                    (None, Some(path)) => SecretFile::AccountKey(path),
+                    _ => return Err("logStore.azure: name either `sasFile` or `accountKeyFile`".to_owned()),
+                };
+                Ok(Self::Azure(AzureAt { account, container: azure.container, secret }))
+            }
+            _ => Err("logStore: name either `directory` or `azure`".to_owned()),
+        }
+    }
+}
+
+impl Fields {
+    fn resolve(self, base: &Path, stem: String) -> Result<CycleFile, String> {
+        let (cluster, object) = self.owner.map_or((None, None), |owner| (owner.cluster, owner.object));
+        let owner = Owner { cluster: cluster.unwrap_or_else(|| "local".to_owned()), object: object.unwrap_or(stem) };
+        accept_owner(&owner)?;
+        let snapshot = self.snapshot.map(|snapshot| snapshot.id);
+        if snapshot.as_ref().is_some_and(|id| !printable(id, 200)) {
+            return Err("snapshot.id: 1 to 200 printable characters".to_owned());
+        }
+        if self.disks.is_empty() {
+            return Err("disks: name at least one".to_owned());
+        }
+        let mut disks = BTreeMap::new();
+        for (n, disk) in self.disks.into_iter().enumerate() {
+            let key = DiskKey(disk.key);
+            let disk = Disk {
+                source: disk.source.within(base),
+                changed: disk.changed.map(|changed| changed.within(base)),
+                replica: disk.replica.within(base),
+            };
+            if disks.insert(key, disk).is_some() {
+                return Err(format!("disks[{n}].key: {key} is there twice"));
+            }
+        }
+        let tuning = Tuning {
+            segment: within("segmentBytes", self.segment_bytes, 64 << 10, MAX_SEGMENT)?,
+            memory: within("memoryBytes", self.memory_bytes, 4 << 20, 1 << 30)?.map(|bytes| bytes as usize),
+            bits_per_second: within("bitsPerSecond", self.bits_per_second, 8, u64::MAX)?,
+            cpus: within("cpus", self.cpus.map(|cpus| cpus as u64), 1, 1024)?.map(|cpus| cpus as usize),
+        };
+        Ok(CycleFile {
+            vm: self.vm.map_or_else(|| vm_of(&owner), |vm| VmId { vcenter: vm.vcenter, instance: vm.instance }),
+            owner,
+            full: self.mode == ModeField::Full,
+            snapshot,
+            disks,
+            log_store: self.log_store.within(base),
+            key: base.join(self.key.file),
+            tuning,
+        })
+    }
+}
+
+fn within(field: &str, value: Option<u64>, least: u64, most: u64) -> Result<Option<u64>, String> {
+    match value {
+        Some(value) if !(least..=most).contains(&value) => Err(format!("{field}: {value} is not between {least} and {most}")),
+        value => Ok(value),
+    }
+}
+
+/// The cluster's name becomes part of a blob's.
+fn accept_owner(owner: &Owner) -> Result<(), String> {
+    let clean = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let cluster = &owner.cluster;
+    if cluster.is_empty() || cluster.len() > 63 || !cluster.chars().all(clean) || cluster.starts_with('.') {
+        return Err(format!("owner.cluster: {cluster:?} is not 1 to 63 of A-Z a-z 0-9 . _ - (no dot in front)"));
+    }
+    if printable(&owner.object, 253) { Ok(()) } else { Err("owner.object: 1 to 253 printable characters".to_owned()) }
+}
+
+fn printable(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// The same for the same owner, on every machine: UUIDs of version 8 from BLAKE3 of the names.
+fn vm_of(owner: &Owner) -> VmId {
+    let uuid = |text: &str| {
+        let hash = blake3::derive_key("hawser v1 local vm", text.as_bytes());
+        let mut half = [0; 16];
+        half.copy_from_slice(&hash[..16]);
+        uuid::Builder::from_custom_bytes(half).into_uuid()
+    };
+    VmId { vcenter: uuid(&owner.cluster), instance: uuid(&owner.to_string()) }
+}
+
+impl SourceAt {
+    fn within(self, base: &Path) -> Self {
+        match self {
+            Self::File(path) => Self::File(base.join(path)),
+            Self::Nbd(mut target) => {
+                if let NbdAddress::Unix(socket) = &mut target.address {
+                    *socket = base.join(&socket);
+                }
+                if let Some(tls) = &mut target.tls {
+                    tls.ca_file = base.join(&tls.ca_file);
+                }
+                Self::Nbd(target)
+            }
+        }
+    }
+}
+
+impl Changed {
+    fn within(self, base: &Path) -> Self {
+        let by = match self.by {
+            ChangedBy::Areas(areas) => ChangedBy::Areas(areas),
+            ChangedBy::AreasFile(path) => ChangedBy::AreasFile(base.join(path)),
+            ChangedBy::CompareWith(path) => ChangedBy::CompareWith(base.join(path)),
+        };
+        Self { by, ..self }
+    }
+}
+
+impl ReplicaAt {
+    fn within(self, base: &Path) -> Self {
+        match self {
+            Self::File(path) => Self::File(base.join(path)),
+            Self::PageBlob(blob) => Self::PageBlob(PageBlobAt {
+                account_key_file: blob.account_key_file.map(|path| base.join(path)),
+                sas_file: blob.sas_file.map(|path| base.join(path)),
+                ..blob
+            }),
+            Self::Sas { url_file } => Self::Sas { url_file: base.join(url_file) },
+        }
+    }
+}
+
+impl StoreAt {
+    fn within(self, base: &Path) -> Self {
+        match self {
+            Self::Directory(path) => Self::Directory(base.join(path)),
+            Self::Azure(azure) => {
+                let secret = match azure.secret {
+                    SecretFile::Sas(path) => SecretFile::Sas(base.join(path)),
+                    SecretFile::AccountKey(path) => SecretFile::AccountKey(base.join(path)),
+                };
+                Self::Azure(AzureAt { secret, ..azure })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str =
+        "disks:\n- key: 2000\n  source: {file: a.raw}\n  replica: {file: /r/b.raw}\nlogStore: {directory: log}\nkey: {file: k}\n";
+
+    fn read(text: &str) -> Result<CycleFile, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm1.yaml");
+        std::fs::write(&path, text).unwrap();
+        CycleFile::read(&path).map_err(|failure| {
+            assert_eq!(failure.kind, Kind::BadFile);
+            failure.message.replace(&format!("{}: ", path.display()), "")
+        })
+    }
+
+    #[test]
+    fn the_least_that_is_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm1.yaml");
+        std::fs::write(&path, LEAST).unwrap();
+        let file = CycleFile::read(&path).unwrap();
+        assert_eq!(file.owner.to_string(), "local/vm1");
+        assert_eq!(file.disks[&DiskKey(2000)].source, SourceAt::File(folder.path().join("a.raw")));
+        assert_eq!(file.disks[&DiskKey(2000)].replica, ReplicaAt::File("/r/b.raw".into()));
+        assert_eq!(file.log_store, StoreAt::Directory(folder.path().join("log")));
+        assert!(!file.full && file.snapshot.is_none());
+        assert_eq!(file.vm, read(LEAST).unwrap().vm, "the same name gives the same VM");
+        let other = read(&format!("owner: {{object: vm2}}\n{LEAST}")).unwrap();
+        assert_eq!(other.vm.vcenter, file.vm.vcenter);
+        assert_ne!(other.vm.instance, file.vm.instance);
+        assert_eq!(file.vm.instance.get_version_num(), 8);
+    }
+
+    #[test]
+    fn everything() {
+        let file = read(
+            "owner: {cluster: demo, object: default/vm1}\n\
+             vm: {vcenter: 11111111-1111-4111-8111-111111111111, instance: 22222222-2222-4222-8222-222222222222}\n\
+             mode: full\n\
+             snapshot: {id: nightly-7}\n\
+             disks:\n\
+             - key: 2000\n  source: {nbd: 'nbds+unix:///x?socket=s.sock', tls: {caFile: ca.pem}}\n  changed: {areas: [[0, 512], [1024, 512]], since: nightly-6}\n  replica: {pageBlob: {url: 'https://a.blob.core.windows.net/c/b', accountKeyFile: k}}\n\
+             - key: 2001\n  source: {file: a}\n  changed: {compareWith: b}\n  replica: {sas: {urlFile: u}}\n\
+             logStore: {azure: {accountUrl: 'https://a.blob.core.windows.net', container: log, sasFile: s}}\n\
+             key: {file: k}\n\
+             segmentBytes: 8388608\nmemoryBytes: 16777216\nbitsPerSecond: 1000000\ncpus: 2\n",
+        )
+        .unwrap();
+        assert!(file.full);
+        assert_eq!(file.snapshot.as_deref(), Some("nightly-7"));
+        let disk = &file.disks[&DiskKey(2000)];
+        let SourceAt::Nbd(target) = &disk.source else { panic!("{disk:?}") };
+        assert!(matches!(&target.address, NbdAddress::Unix(path) if path.is_absolute()));
+        assert!(target.tls.as_ref().unwrap().ca_file.is_absolute());
+        let changed = Changed { by: ChangedBy::Areas(vec![(0, 512), (1024, 512)]), since: Some("nightly-6".to_owned()) };
+        assert_eq!(disk.changed, Some(changed));
+        assert_eq!(file.tuning, Tuning { segment: Some(8 << 20), memory: Some(16 << 20), bits_per_second: Some(1_000_000), cpus: Some(2) });
+    }
+
+    /// Each with the line and the field that its message has to name.
+    #[test]
+    fn what_is_wrong_is_named_with_line_and_field() {
+        let disk = |lines: &str| format!("logStore: {{directory: log}}\nkey: {{file: k}}\ndisks:\n{lines}");
+        let cases = [
+            (format!("{LEAST}colour: red\n"), "colour", "line 7"),
+            (disk("- key: 2000\n  source: {fiel: a}\n  replica: {file: b}\n"), "fiel", "line 5"),
+            (disk("- key: 2000\n  source: {file: a, nbd: 'nbd://h'}\n  replica: {file: b}\n"), "source", "line 4"),
+            (disk("- key: 2000\n  source: {nbd: 'http://h'}\n  replica: {file: b}\n"), "source.nbd", "line 4"),
+            (disk("- key: two\n  source: {file: a}\n  replica: {file: b}\n"), "disks[0].key", "line 4"),
+            (disk("- key: 1\n  source: {file: a}\n"), "replica", "line 4"),
+            (disk("- key: 1\n  source: {file: a}\n  replica: {}\n"), "replica", "line 4"),
+            (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {areas: [[0, 0]]}\n"), "changed.areas", "line 4"),
+            (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {since: x}\n"), "changed", "line 4"),
+            (
+                LEAST.replace("{directory: log}", "{azure: {accountUrl: 'https://a.b/?sig=x', container: c, sasFile: s}}"),
+                "accountUrl",
+                "line 5",
+            ),
+            (format!("mode: half\n{LEAST}"), "mode", "line 1"),
+            ("disks: [\n".to_owned(), "line", "line 2"),
+        ];
+        for (text, field, line) in cases {
+            let error = read(&text).unwrap_err();
+            assert!(error.contains(field) && error.contains(line), "{text}\ngave: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_found_wrong_later_is_named_too() {
+        let twice = LEAST.replace("logStore", "- key: 2000\n  source: {file: a}\n  replica: {file: b}\nlogStore");
+        let cases = [
+            (twice, "disks[1].key: 2000 is there twice"),
+            (format!("owner: {{cluster: ../x}}\n{LEAST}"), "owner.cluster"),
+            (format!("owner: {{object: ''}}\n{LEAST}"), "owner.object"),
+            (format!("snapshot: {{id: ''}}\n{LEAST}"), "snapshot.id"),
+            (format!("segmentBytes: 1\n{LEAST}"), "segmentBytes: 1 is not between"),
+            (format!("cpus: 0\n{LEAST}"), "cpus"),
+            ("disks: []\nlogStore: {directory: l}\nkey: {file: k}\n".to_owned(), "disks"),
+        ];
+        for (text, expected) in cases {
+            let error = read(&text).unwrap_err();
+            assert!(error.contains(expected) && error.contains(" at line "), "{text}\ngave: {error}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert!(CycleFile::read(&folder.path().join("absent.yaml")).unwrap_err().message.contains("absent.yaml"));
+    }
+
+    #[test]
+    fn a_signature_is_not_shown() {
+        let signed = LEAST.replace("{file: /r/b.raw}", "{pageBlob: {url: 'https://a.blob.core.windows.net/c/b?sig=SECRET'}}");
+        let file = read(&signed).unwrap();
+        assert!(!format!("{file:?}").contains("SECRET"));
+        let error = read(&signed.replace("https", "ftp")).unwrap_err();
+        assert!(!error.contains("SECRET"), "{error}");
+    }
+}

@@ -1,0 +1,564 @@
+//! One cycle on one machine, from a file: the operator's part without a cluster.
+//!
+//! Claims the cycle's number, runs the gateway, writes the order, runs the applier, cleans up. What an interrupted run has left is looked for
+//! first and finished: the same steps, taken from where they stopped.
+
+mod blobs;
+mod cleanup;
+mod compare;
+pub mod file;
+mod images;
+mod inspect;
+mod leases;
+mod open;
+mod seeds;
+mod verify;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use blocklog::{
+    LogError,
+    clock::{Clock, SystemClock},
+    cycle::{KeyCheck, Manifest, Mode, Order, OrderSeed, Phase, Receipt, State, next},
+    document,
+    entropy::SystemEntropy,
+    held::MARGIN,
+    ids::{Cycle, CycleId, Digest, DiskKey},
+    ledger::{Admission, Ledger, Refusal},
+    names,
+    store::{LEASE, LogStore, StoreError, When},
+};
+use jiff::Timestamp;
+use replica::{
+    ReplicaDisk, ReplicaError,
+    access::{self, Purpose, ReplicaAccess},
+};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+pub use self::{
+    compare::Differences,
+    inspect::{Damage, Inspector, Summary},
+    verify::{Checked, verify},
+};
+use self::{
+    file::CycleFile,
+    images::Images,
+    leases::Leases,
+    open::Use,
+};
+use crate::{
+    applier::{self, ApplierError, ReplicaOpener},
+    cpu::Threads,
+    env::{Env, Event, Limits, Progress},
+    failure::{Failure, Kind, blob_remedy},
+    gateway::{self, GatewayError, Job},
+    patience::pause,
+    snapshot::SnapshotError,
+    throttle::Throttle,
+};
+
+/// The pause between two looks at a lease that another holds.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How often a gateway or an applier is started anew after an error that may pass. Each has tried for minutes by itself.
+const STARTS: u32 = 3;
+
+/// Something that people want to know beside the [`Event`]s.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// A cycle begins, or goes on.
+    Cycle {
+        /// It.
+        of: CycleId,
+        /// True where an interrupted run began it.
+        resumed: bool,
+    },
+    /// Something is not as it should be, and the run goes on.
+    Warning(String),
+    /// A disk is compared with its replica: bytes done, and all.
+    Comparing {
+        /// The disk.
+        disk: DiskKey,
+        /// Bytes compared so far.
+        done: u64,
+        /// Bytes in all.
+        of: u64,
+    },
+}
+
+/// Is told how a run goes. It must not block.
+pub trait Listener: Progress {
+    /// Takes note.
+    fn tell(&self, told: Told);
+}
+
+/// What a run is asked beside its file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Take the ledger of another owner.
+    pub take_over: bool,
+    /// A throttle in place of the file's.
+    pub bits_per_second: Option<u64>,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// The cycle that made the replica clean.
+    pub cycle: u64,
+    /// The start of replication that it belongs to.
+    pub incarnation: String,
+    /// When the images were as the replica is now.
+    pub recovery_point: Timestamp,
+    /// Cycles of interrupted runs that were finished before it.
+    pub finished: Vec<u64>,
+    /// Each disk.
+    pub disks: Vec<DiskOutcome>,
+    /// How long the run took.
+    pub seconds: f64,
+}
+
+/// What a run did for one disk. All sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskOutcome {
+    /// The disk.
+    pub disk: u32,
+    /// How it went through the cycle.
+    pub mode: Mode,
+    /// What had to be looked at.
+    pub changed: u64,
+    /// What was read.
+    pub read: u64,
+    /// What went into the log.
+    pub uploaded: u64,
+    /// What was found in place.
+    pub in_place: u64,
+    /// What was written to the replica.
+    pub applied: AppliedBytes,
+    /// From the first read to the last write, in this run.
+    pub seconds: f64,
+    /// True where the acknowledged writes were those of the manifest.
+    pub verified: bool,
+}
+
+/// What was written to a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct AppliedBytes {
+    /// Bytes of data.
+    pub written: u64,
+    /// Bytes made zero.
+    pub cleared: u64,
+}
+
+/// A replica and the way to it.
+struct Replica {
+    access: ReplicaAccess,
+    auth: blocklog::azure_blob::Auth,
+}
+
+/// One machine's half of everything.
+pub struct Local {
+    file: CycleFile,
+    take_over: bool,
+    env: Env,
+    leases: Arc<Leases>,
+    images: Images,
+    replicas: BTreeMap<DiskKey, Replica>,
+    listener: Arc<dyn Listener>,
+    meter: Arc<Meter>,
+    begun: Duration,
+}
+
+/// What to do next.
+enum Next {
+    /// Apply the log of a cycle that an interrupted run has sent; `begun` where its applier had begun.
+    Apply { of: CycleId, begun: bool },
+    /// Run a gateway for the cycle.
+    Run { of: CycleId, resumed: bool },
+}
+
+impl Local {
+    /// Opens everything that the file names, the key first.
+    ///
+    /// # Errors
+    /// Where something can't be opened or the key is not the store's.
+    pub async fn open(file: CycleFile, options: Options, listener: Arc<dyn Listener>) -> Result<Self, Failure> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let begun = clock.monotonic();
+        let keys = open::keys(&file.key)?;
+        let leases = Arc::new(Leases::new(open::store(&file.log_store, Use::Write, clock.clone())?));
+        if !open::check_key(leases.as_ref(), &keys).await? {
+            // A store without the blob, but with a ledger, was set up by somebody: their key has to be ours before it is written.
+            document::read::<Ledger>(leases.as_ref(), &keys, &names::ledger(file.vm)).await?;
+            let check = KeyCheck { since: clock.now() };
+            match document::write_new(leases.as_ref(), &keys, names::KEY_CHECK, &check).await {
+                Err(LogError::Store(StoreError::Exists(_))) => drop(open::check_key(leases.as_ref(), &keys).await?),
+                result => drop(result?),
+            }
+        }
+        let mut replicas = BTreeMap::new();
+        for (key, disk) in &file.disks {
+            let (access, auth) = open::replica(&disk.replica).map_err(|failure| failure.about(format_args!("disk {key}")))?;
+            replicas.insert(*key, Replica { access, auth });
+        }
+        let images = Images::open(&file.disks, file.snapshot.clone(), clock.clone()).await?;
+        let meter = Arc::new(Meter { listener: listener.clone(), clock: clock.clone(), times: Mutex::default() });
+        let bits = options.bits_per_second.or(file.tuning.bits_per_second);
+        let env = Env {
+            store: leases.clone(),
+            keys,
+            clock: clock.clone(),
+            entropy: Arc::new(SystemEntropy),
+            cpu: Arc::new(threads(file.tuning.cpus)?),
+            throttle: Arc::new(Throttle::new(clock, bits)),
+            limits: limits(&file),
+            progress: meter.clone(),
+        };
+        Ok(Self { file, take_over: options.take_over, env, leases, images, replicas, listener, meter, begun })
+    }
+
+    /// Gives back what a run that is dropped has leased. The ledger's lease stays where a write to a replica may still land after it: it runs
+    /// out by itself.
+    pub async fn give_back(&self) {
+        let timed = self.replicas.values().any(|replica| matches!(replica.access, ReplicaAccess::DiskSas { .. }));
+        let ledger = names::ledger(self.file.vm);
+        self.leases.give_back(|name| !timed || name != ledger).await;
+    }
+
+    /// Runs until the replica is clean, with the images as they are now.
+    ///
+    /// # Errors
+    /// [`Failure`]; nothing is lost by it, and the next run goes on.
+    pub async fn run(&self) -> Result<Outcome, Failure> {
+        let mut ledger = self.prepare().await?;
+        let (mut finished, mut failed, mut superseded) = (Vec::new(), false, false);
+        loop {
+            let (of, applying) = match self.next(&ledger, superseded).await? {
+                Next::Apply { of, begun } => {
+                    self.listener.tell(Told::Cycle { of, resumed: true });
+                    (of, Some(begun))
+                }
+                Next::Run { of, resumed } => {
+                    self.listener.tell(Told::Cycle { of, resumed });
+                    if let Err(reason) = self.send(of).await? {
+                        if failed {
+                            return Err(gave_up(&reason));
+                        }
+                        failed = true;
+                        self.warn(format!("cycle {} can't be finished ({reason}): a new one covers the same ground", of.cycle));
+                        ledger = self.ledger().await?;
+                        continue;
+                    }
+                    (of, None)
+                }
+            };
+            let applied = match self.apply(of).await {
+                // A second time: the log of this cycle won't become whole any more. A new cycle needs none of it but its manifest.
+                Err(failure) if failure.kind == Kind::DamagedBlob && applying == Some(true) => {
+                    self.warn(format!("cycle {} can't be finished ({}): a new one covers the same ground", of.cycle, failure.message));
+                    superseded = true;
+                    ledger = self.ledger().await?;
+                    continue;
+                }
+                result => result?,
+            };
+            ledger = self.ledger().await?;
+            self.clean_up(&ledger).await;
+            let change_ids = applied.manifest.disks.iter().map(|(disk, sent)| (*disk, sent.change_id.clone())).collect();
+            let full = !self.file.full || applied.manifest.disks.values().all(|sent| sent.mode == Mode::Full);
+            // An interrupted run has seen the images as they were then. Whoever runs this cycle wants them as they are now.
+            if applying.is_some() && !(full && self.images.seen_by(applied.manifest.snapshot_taken, &change_ids).await?) {
+                finished.push(of.cycle.0);
+                continue;
+            }
+            return Ok(self.outcome(applied, finished));
+        }
+    }
+
+    async fn ledger(&self) -> Result<Ledger, Failure> {
+        let name = names::ledger(self.file.vm);
+        let (ledger, _) = document::require::<Ledger>(self.env.store.as_ref(), &self.env.keys, &name).await?;
+        if ledger.owner == self.file.owner { Ok(ledger) } else { Err(seeds::of_another(&ledger)) }
+    }
+
+    fn warn(&self, warning: String) {
+        self.listener.tell(Told::Warning(warning));
+    }
+
+    /// What an interrupted run has left to do, or a new cycle.
+    async fn next(&self, ledger: &Ledger, superseded: bool) -> Result<Next, Failure> {
+        let (store, keys) = (self.env.store.as_ref(), &self.env.keys);
+        if let Some(begun) = ledger.dirty.last().filter(|begun| begun.cycle == ledger.begun && !begun.covered && !superseded) {
+            let of = ledger.cycle(begun.cycle);
+            let name = names::manifest(of);
+            let manifest = document::require::<Manifest>(store, keys, &name).await;
+            let (manifest, digest) = manifest.map_err(|error| {
+                let damaged = matches!(error, LogError::Missing(_) | LogError::Damaged { .. });
+                let failure = Failure::from(error);
+                if damaged { failure.with_remedy(blob_remedy(&name, true)) } else { failure }
+            })?;
+            // Refused where a seed was replaced since: then a new cycle sends it all.
+            if let Ok(Admission::Finish | Admission::Begin) = ledger.admit(&manifest, digest) {
+                return Ok(Next::Apply { of, begun: true });
+            }
+        }
+        let mut last = ledger.cycle(ledger.begun);
+        let mut highest = None;
+        loop {
+            let of = CycleId { cycle: next(last.cycle), ..last };
+            match document::read::<State>(store, keys, &names::state(of)).await {
+                Ok(None) => break,
+                Ok(Some((state, _))) => highest = Some(state),
+                Err(error @ LogError::Damaged { .. }) => {
+                    self.warn(format!("{error}: cycle {} is left, its number is not used again", of.cycle));
+                    highest = None;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            last = of;
+        }
+        let current = highest.filter(|state| ledger.supports(&self.file.owner, state.of, state.basis).is_ok());
+        match current {
+            // A cycle that is Sent and has no manifest was given up by whoever deleted it.
+            Some(State { phase: Phase::Sent, of, .. }) if document::read::<Manifest>(store, keys, &names::manifest(of)).await?.is_some() => {
+                Ok(Next::Apply { of, begun: false })
+            }
+            Some(state) if state.phase == Phase::Open && !(self.file.full && state.disks.values().any(|disk| disk.mode == Mode::Changed)) => {
+                Ok(Next::Run { of: state.of, resumed: true })
+            }
+            _ => self.claim(ledger, last.cycle).await,
+        }
+    }
+
+    /// A number of its own for a new cycle, above `last`.
+    async fn claim(&self, ledger: &Ledger, mut last: Cycle) -> Result<Next, Failure> {
+        loop {
+            last = next(last);
+            let state = State::new(ledger.cycle(last), self.file.owner.clone(), ledger.turn);
+            match document::write_new(self.env.store.as_ref(), &self.env.keys, &state.name(), &state).await {
+                Ok(_) => return Ok(Next::Run { of: state.of, resumed: false }),
+                Err(LogError::Store(StoreError::Exists(_))) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Runs the gateway. The inner error is the reason word of a cycle that can't be finished.
+    async fn send(&self, of: CycleId) -> Result<Result<(), String>, Failure> {
+        let job = Job { of, owner: self.file.owner.clone(), full: self.file.full };
+        let mut patience = Patience::new(self);
+        loop {
+            match gateway::run(&self.env, &self.images, &job).await {
+                Ok(gateway::End::Sent { .. }) => return Ok(Ok(())),
+                Ok(gateway::End::Failed { reason }) => return Ok(Err(reason)),
+                Err(GatewayError::Log(error)) => patience.log(error).await?,
+                Err(GatewayError::Snapshot(error @ SnapshotError::Unreachable(_))) => patience.again(Failure::from(error)).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes the order and runs the applier.
+    async fn apply(&self, of: CycleId) -> Result<Applied, Failure> {
+        let (store, keys) = (self.env.store.as_ref(), &self.env.keys);
+        let (manifest, digest) = document::require::<Manifest>(store, keys, &names::manifest(of)).await?;
+        let name = names::order(&self.file.owner, of.vm);
+        let order = document::encode(keys, &name, &self.order(&manifest, digest)?)?;
+        store.put(&name, order, When::Always, None).await?;
+        let mut patience = Patience::new(self);
+        let end = loop {
+            match applier::run(&self.env, self, &self.file.owner, of.vm).await {
+                Ok(applier::End::Busy) => patience.log(StoreError::Leased(names::ledger(of.vm)).into()).await?,
+                Ok(end) => break end,
+                Err(ApplierError::Log(error)) => patience.log(error).await?,
+                Err(error @ ApplierError::Replica { error: ReplicaError::Unreachable(_), .. }) => patience.again(error.into()).await?,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        match end {
+            applier::End::Clean => {}
+            applier::End::Partial => {
+                self.withdraw(&name).await;
+                let message = "an image changed before all of it was read: what was read is applied, the replica is no recovery point yet";
+                let remedy = "Leave the images alone while a cycle runs, and run again: it sends the rest.";
+                return Err(Failure::new(Kind::SnapshotLost, message, remedy).because("Partial"));
+            }
+            applier::End::Refused(refusal) => return Err(refused(&refusal)),
+            applier::End::NoOrder | applier::End::Cancelled | applier::End::Busy => {
+                let message = format!("the order {name} was taken back while it was carried out");
+                return Err(Failure::new(Kind::Other, message, "Run again: it finishes.").because("OrderCancelled"));
+            }
+        }
+        self.withdraw(&name).await;
+        let receipt = document::read::<Receipt>(store, keys, &names::receipt(of)).await.unwrap_or_else(|error| {
+            self.warn(error.to_string());
+            None
+        });
+        Ok(Applied { manifest, receipt: receipt.map(|(receipt, _)| receipt) })
+    }
+
+    fn order(&self, manifest: &Manifest, digest: Digest) -> Result<Order, Failure> {
+        let mut seeds = BTreeMap::new();
+        for (disk, sent) in &manifest.disks {
+            let Some(replica) = self.replicas.get(disk) else { continue };
+            let access = serde_json::to_vec(&replica.access).map(Zeroizing::new);
+            let access = access.map_err(|error| Failure::new(Kind::Other, error.to_string(), "Name the replica by a path of UTF-8 text."))?;
+            let entropy = self.env.entropy.as_ref();
+            let of = manifest.of;
+            seeds.insert(*disk, OrderSeed::seal(&self.env.keys, of.vm, of.incarnation, *disk, &sent.seed, &access, entropy));
+        }
+        Ok(Order { of: manifest.of, owner: self.file.owner.clone(), manifest: digest, seeds, tokens: BTreeMap::new() })
+    }
+
+    /// Deletes the order: it is carried out. One that stays is replaced by the next.
+    async fn withdraw(&self, name: &str) {
+        if let Err(error) = self.env.store.delete(name, None).await {
+            self.warn(error.to_string());
+        }
+    }
+
+    fn outcome(&self, applied: Applied, finished: Vec<u64>) -> Outcome {
+        let Applied { manifest, receipt } = applied;
+        let disks = manifest.disks.iter().map(|(disk, sent)| {
+            let done = receipt.as_ref().and_then(|receipt| receipt.disks.get(disk));
+            DiskOutcome {
+                disk: disk.0,
+                mode: sent.mode,
+                changed: sent.figures.changed,
+                read: sent.figures.read,
+                uploaded: sent.figures.uploaded,
+                in_place: sent.figures.in_place,
+                applied: done.map_or(AppliedBytes { written: 0, cleared: 0 }, |done| AppliedBytes { written: done.written, cleared: done.cleared }),
+                seconds: self.meter.seconds(*disk),
+                verified: done.is_some_and(|done| done.extents == Digest(sent.extents.digest())),
+            }
+        });
+        Outcome {
+            cycle: manifest.of.cycle.0,
+            incarnation: manifest.of.incarnation.to_string(),
+            recovery_point: manifest.snapshot_taken,
+            finished,
+            disks: disks.collect(),
+            seconds: (self.env.clock.monotonic() - self.begun).as_secs_f64(),
+        }
+    }
+}
+
+/// A cycle that made the replica clean.
+struct Applied {
+    manifest: Manifest,
+    receipt: Option<Receipt>,
+}
+
+fn gave_up(reason: &str) -> Failure {
+    let message = format!("two cycles in a row can't be finished: {reason}");
+    let remedy = "See that nobody writes the images while a cycle runs, and run again.";
+    Failure::new(if reason == "SnapshotLost" { Kind::SnapshotLost } else { Kind::Other }, message, remedy)
+}
+
+fn refused(refusal: &Refusal) -> Failure {
+    let (kind, remedy) = match refusal {
+        Refusal::OwnedByOther { .. } => (Kind::LedgerOfAnother, "Another owner has taken the replica over: name that owner, or run with --take-over."),
+        Refusal::Sealed => (Kind::ReplicaRefused, "The replica was sealed for a migration, and is written no more: make a new one."),
+        Refusal::BasisPassed { .. } | Refusal::SeedReplaced { .. } | Refusal::OtherManifest { .. } => {
+            (Kind::Other, "Another worker has been at work on this replica: see that only one runs, and run again.")
+        }
+    };
+    Failure::new(kind, refusal.to_string(), remedy).because(refusal.reason())
+}
+
+/// How long errors that may pass are borne.
+struct Patience<'a> {
+    local: &'a Local,
+    started: u32,
+    /// Until when a lease of a vanished worker can last.
+    until: Duration,
+}
+
+impl<'a> Patience<'a> {
+    fn new(local: &'a Local) -> Self {
+        Self { local, started: 1, until: local.env.clock.monotonic() + LEASE + MARGIN }
+    }
+
+    async fn log(&mut self, error: LogError) -> Result<(), Failure> {
+        let clock = &self.local.env.clock;
+        match &error {
+            LogError::Store(StoreError::Leased(name)) if clock.monotonic() < self.until => {
+                let message = format!("{name} is leased by another worker, or by one that vanished");
+                self.local.waiting("BlobLeased", message);
+                clock.sleep(PAUSE).await;
+                Ok(())
+            }
+            LogError::Store(StoreError::Unreachable(_) | StoreError::LeaseLost(_)) => self.again(error.into()).await,
+            _ => Err(error.into()),
+        }
+    }
+
+    async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
+        if self.started >= STARTS {
+            return Err(failure);
+        }
+        self.local.waiting(failure.reason, failure.message);
+        self.local.env.clock.sleep(pause(self.started + 2)).await;
+        self.started += 1;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ReplicaOpener for Local {
+    async fn open(&self, disk: DiskKey, access: &[u8]) -> Result<Arc<dyn ReplicaDisk>, ReplicaError> {
+        let denied = |why: &str| ReplicaError::Denied(format!("disk {disk}: {why}"));
+        let auth = &self.replicas.get(&disk).ok_or_else(|| denied("the cycle's file does not name it"))?.auth;
+        let access: ReplicaAccess = serde_json::from_slice(access).map_err(|_| denied("the order's access can't be read"))?;
+        access::open(&access, Purpose::Write, auth, self.env.clock.clone()).await
+    }
+}
+
+/// Passes events on, and remembers when each disk was first and last heard of.
+struct Meter {
+    listener: Arc<dyn Listener>,
+    clock: Arc<dyn Clock>,
+    times: Mutex<BTreeMap<DiskKey, (Duration, Duration)>>,
+}
+
+impl Meter {
+    fn times(&self) -> MutexGuard<'_, BTreeMap<DiskKey, (Duration, Duration)>> {
+        // A panic while it was held can't have left it half changed.
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seconds(&self, disk: DiskKey) -> f64 {
+        self.times().get(&disk).map_or(0.0, |(first, last)| (*last - *first).as_secs_f64())
+    }
+}
+
+impl Progress for Meter {
+    fn note(&self, event: Event) {
+        if let Event::Reading { disk, .. } | Event::Read { disk, .. } | Event::Applying { disk, .. } | Event::Applied { disk, .. } = &event {
+            let now = self.clock.monotonic();
+            self.times().entry(*disk).or_insert((now, now)).1 = now;
+        }
+        self.listener.note(event);
+    }
+}
+
+/// Threads for computing: as many as the file says, or as there are processors.
+fn threads(asked: Option<usize>) -> Result<Threads, Failure> {
+    let width = asked.or_else(|| std::thread::available_parallelism().ok().map(std::num::NonZero::get)).unwrap_or(1);
+    Threads::new(width).map_err(|error| Failure::new(Kind::Other, format!("no threads: {error}"), "Allow this process more threads."))
+}
+
+fn limits(file: &CycleFile) -> Limits {
+    let limits = Limits::default();
+    let memory = file.tuning.memory.unwrap_or(limits.memory);
+    Limits { segment: file.tuning.segment.unwrap_or(limits.segment), memory, part: limits.part.min(memory / 4), ..limits }
+}

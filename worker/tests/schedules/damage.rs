@@ -1,0 +1,144 @@
+//! A changed byte in the log, wherever it is: the worker that reads it says so, and nothing of it reaches a replica.
+
+use blocklog::{cycle::Manifest, ids::DiskCycle, names, segment::read_tail, store::LogStore};
+use extents::ExtentSet;
+use replica::memory::HostKind;
+
+use crate::{
+    operator::Operator,
+    scheduler::Sim,
+    vm::DISKS,
+    world::{VM, World},
+};
+
+/// At most so many bytes of one blob are flipped, evenly spread; the parsers' own tests flip every byte.
+const FLIPS: usize = 60;
+
+fn setting() -> (World, Operator) {
+    let sim = Sim::new(3);
+    let world = World::new(sim, HostKind::Exact);
+    let operator = Operator::idle(&world);
+    operator.calm_down();
+    let first = operator.send(false);
+    operator.place_order(first);
+    operator.run_applier();
+    assert!(world.ledger().unwrap().is_clean());
+    (0..9).for_each(|_| world.vm.guest_writes());
+    (world, operator)
+}
+
+fn replicas(world: &World) -> Vec<Vec<u8>> {
+    DISKS.iter().map(|(disk, _)| world.hosts[disk].peek()).collect()
+}
+
+/// The sectors in which two disks differ.
+fn differences(one: &[u8], two: &[u8]) -> ExtentSet {
+    let sectors = one.chunks(512).zip(two.chunks(512)).enumerate().filter(|(_, (one, two))| one != two);
+    sectors.map(|(sector, _)| sector as u64..sector as u64 + 1).collect()
+}
+
+/// The sectors of a disk that the begun cycle's other segments cover, where the blob is a segment.
+fn others(world: &World, name: &str, disk: usize) -> ExtentSet {
+    let Some(ledger) = world.ledger().filter(|_| name.ends_with(".seg")) else { return ExtentSet::new() };
+    let of = ledger.cycle(ledger.begun);
+    let manifest_name = names::manifest(of);
+    let (manifest, _) = world.read::<Manifest>(&manifest_name).unwrap();
+    let of = DiskCycle { of, disk: DISKS[disk].0 };
+    let mut all = ExtentSet::new();
+    for segment in &manifest.disks[&of.disk].segments {
+        let other = names::segment(of, segment.epoch, segment.n);
+        if other != name {
+            let key = manifest.epochs.open(&world.keys, of.of, segment.epoch, &manifest_name).unwrap();
+            let tail =
+                read_tail(&other, of, segment.epoch, segment.n, &key, segment.size, &world.store.peek(&other).unwrap()).unwrap().unwrap();
+            tail.records.iter().for_each(|record| all.insert(record.sectors()));
+        }
+    }
+    all
+}
+
+fn last_note(world: &World) -> String {
+    world.sim.history().last().cloned().unwrap_or_default()
+}
+
+/// Flips bytes of every blob whose name ends like this, one at a time; each time `work` runs, it has to end with an error. What comes of a
+/// segment is only that nothing of *it* is written: other segments are sound, and the cycle is begun.
+fn flip_each(world: &World, ending: &str, mut work: impl FnMut()) -> usize {
+    let before = replicas(world);
+    let names: Vec<_> = world.store.names().into_iter().filter(|name| name.ends_with(ending)).collect();
+    assert!(!names.is_empty(), "no blob ends with {ending}");
+    let mut flips = 0;
+    for name in names {
+        let length = world.store.peek(&name).unwrap().len();
+        for at in (0..length).step_by(length.div_ceil(FLIPS)) {
+            world.store.corrupt(&name, |bytes| bytes[at] ^= 0x40);
+            work();
+            let note = last_note(world);
+            assert!(
+                note.contains("Err(") && note.contains("Damaged") || note.contains("UnknownVersion") || note.contains("KeyMissing"),
+                "{name} byte {at}: {note}"
+            );
+            let known: Vec<_> = replicas(world)
+                .into_iter()
+                .zip(&before)
+                .enumerate()
+                .map(|(i, (now, before))| differences(&now, before).difference(&others(world, &name, i)))
+                .collect();
+            assert!(known.iter().all(ExtentSet::is_empty), "{name} byte {at}: {known:?} reached a replica");
+            // A ledger that is damaged itself can't be asked.
+            if !ending.ends_with("ledger") {
+                assert!(world.ledger().is_some_and(|ledger| !ledger.dirty.is_empty() || ledger.begun.0 == 1));
+            }
+            world.store.corrupt(&name, |bytes| bytes[at] ^= 0x40);
+            flips += 1;
+        }
+    }
+    flips
+}
+
+#[test]
+fn a_flipped_byte_reaches_no_replica() {
+    let (world, operator) = setting();
+    let of = operator.send(false);
+    operator.place_order(of);
+    let cycle = names::cycle(of);
+    let applier = || operator.run_applier();
+    let mut flips = 0;
+    for ending in ["ledger".to_owned(), names::manifest(of), format!("{}.{}", VM.vcenter, VM.instance)] {
+        flips += flip_each(&world, &ending, applier);
+    }
+    // Only this cycle's segments: those of the first are applied and would not be read.
+    for name in world.store.names().into_iter().filter(|name| name.starts_with(&cycle) && name.ends_with(".seg")) {
+        flips += flip_each(&world, &name, applier);
+    }
+    for index in world.store.names().into_iter().filter(|name| name.ends_with("-index")) {
+        flips += flip_each(&world, &index, applier);
+    }
+    println!("{flips} flips, each an error");
+
+    // With every byte as it was, the same cycle is applied.
+    operator.run_applier();
+    assert!(world.ledger().unwrap().is_clean(), "{}", last_note(&world));
+    assert_eq!(world.sim.violation(), None);
+}
+
+#[test]
+fn a_flipped_byte_in_state_or_fingerprints_stops_the_gateway() {
+    let (world, operator) = setting();
+    let of = operator.send(false);
+    let full = names::state(of);
+    flip_each(&world, &full, || operator.run_gateway(of, true));
+    // A gateway that reads fingerprints: the next cycle, in full.
+    world.now(world.store.delete(&names::manifest(of), None)).unwrap();
+    world.now(world.store.delete(&full, None)).unwrap();
+    for chunk in world.store.names().into_iter().filter(|name| name.ends_with("-000000")) {
+        let name = chunk.clone();
+        let before = replicas(&world);
+        world.store.corrupt(&name, |bytes| bytes[17] ^= 1);
+        operator.send(true);
+        let note = last_note(&world);
+        assert!(note.contains("Damaged") && note.contains(&chunk), "{note}");
+        assert!(replicas(&world) == before);
+        world.store.corrupt(&name, |bytes| bytes[17] ^= 1);
+    }
+}
