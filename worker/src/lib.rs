@@ -1,6 +1,7 @@
 //! The worker: gateway and applier.
 
 pub mod applier;
+pub mod cli;
 pub mod cpu;
 pub mod env;
 pub mod failure;

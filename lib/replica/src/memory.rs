@@ -351,6 +351,16 @@ mod tests {
         assert_eq!(content[0], 1);
     }
 
+    /// As HTTP has it: modified in that second is not modified since.
+    #[tokio::test]
+    async fn the_second_itself_is_not_since() {
+        let (disk, clock) = disk(HostKind::Time { honours_header: true });
+        let now = clock.now();
+        let write = |time| HostWrite { instance: 0, condition: Condition::UnmodifiedSince(time), offset: 0, body: Body::Zeros(512) };
+        assert_eq!(disk.host().deliver(&write(now)), Ok(()));
+        assert_eq!(disk.host().deliver(&write(now - SignedDuration::from_nanos(1))), Err(Refused::ConditionNotMet));
+    }
+
     #[tokio::test]
     async fn a_doubled_write_of_the_same_turn_is_taken_twice() {
         for kind in [HostKind::Exact, HostKind::Time { honours_header: true }] {

@@ -150,7 +150,8 @@ mod tests {
         }
         assert_eq!(Blob::of("v1/orders/local/x.y"), Blob::Order);
         let name = names::state(of);
-        for other in ["", "v1", "v2/keycheck", "v1/a/b/ledger", &name.replace("0000000007", "7"), &name.replace("/state", "/2000/1-1.seg")] {
+        for other in ["", "v1", "v2/keycheck", "v1/a/b/ledger", &name.replace("0000000007", "7"), &name.replace("/state", "/2000/1-1.seg")]
+        {
             assert_eq!(Blob::of(other), Blob::Unknown, "{other}");
         }
         assert_eq!((segment.vm(), segment.incarnation(), segment.cycle()), (Some(vm), Some(incarnation), Some(of)));

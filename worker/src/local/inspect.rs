@@ -21,7 +21,7 @@ use blocklog::{
     store::{LogStore, StoreError},
 };
 use extents::ExtentSet;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -142,10 +142,11 @@ impl Inspector {
     /// # Errors
     /// [`LogError::Missing`] where there is none, and those of reading it.
     pub async fn ledger(&self) -> Result<String, Failure> {
-        let (ledger, _) = document::require::<Ledger>(self.store.as_ref(), &self.keys, &names::ledger(self.vm)).await.map_err(|error| match error {
-            LogError::Missing(_) => Failure::from(error).with_remedy("Run `worker cycle` first: it makes the ledger."),
-            error => error.into(),
-        })?;
+        let (ledger, _) =
+            document::require::<Ledger>(self.store.as_ref(), &self.keys, &names::ledger(self.vm)).await.map_err(|error| match error {
+                LogError::Missing(_) => Failure::from(error).with_remedy("Run `worker cycle` first: it makes the ledger."),
+                error => error.into(),
+            })?;
         Ok(pretty(&ledger))
     }
 
@@ -240,7 +241,7 @@ impl Inspector {
         let mut all = Everything::default();
         let mut looked = Looked::default();
         for listed in self.store.list("").await? {
-            let (name, blob) = (listed.name, Blob::of(&listed.name));
+            let (blob, name) = (Blob::of(&listed.name), listed.name);
             let result = match blob {
                 Blob::KeyCheck => self.check::<KeyCheck>(&name).await.map(drop),
                 Blob::Order => self.check::<Order>(&name).await.map(drop),
@@ -357,7 +358,13 @@ impl Inspector {
     }
 
     /// Decrypts, unpacks and checks every record of a segment: its size, and the sectors of its records.
-    async fn open_whole(&self, name: &str, of: DiskCycle, segment: SegmentRef, key: Secret) -> Result<(u64, Vec<std::ops::Range<u64>>), LogError> {
+    async fn open_whole(
+        &self,
+        name: &str,
+        of: DiskCycle,
+        segment: SegmentRef,
+        key: Secret,
+    ) -> Result<(u64, Vec<std::ops::Range<u64>>), LogError> {
         let bytes = self.whole(name).await?;
         let (size, owned) = (segment.size, name.to_owned());
         let work = move || {
@@ -511,7 +518,8 @@ mod tests {
 
     #[test]
     fn what_is_sealed_is_not_shown() {
-        let mut value = serde_json::json!({"epochs": {"1": {"key": 2, "data": "SECRET"}}, "seeds": [{"access": {"data": "SECRET", "key": 1}}]});
+        let mut value =
+            serde_json::json!({"epochs": {"1": {"key": 2, "data": "SECRET"}}, "seeds": [{"access": {"data": "SECRET", "key": 1}}]});
         redact(&mut value);
         assert!(!value.to_string().contains("SECRET"));
         assert_eq!(value["epochs"]["1"]["key"], 2);

@@ -10,6 +10,7 @@ pub mod file;
 mod images;
 mod inspect;
 mod leases;
+mod mend;
 mod open;
 mod seeds;
 mod verify;
@@ -31,7 +32,7 @@ use blocklog::{
     ids::{Cycle, CycleId, Digest, DiskKey},
     ledger::{Admission, Ledger, Refusal},
     names,
-    store::{LEASE, LogStore, StoreError, When},
+    store::{LEASE, StoreError, When},
 };
 use jiff::Timestamp;
 use replica::{
@@ -43,15 +44,11 @@ use zeroize::Zeroizing;
 
 pub use self::{
     compare::Differences,
-    inspect::{Damage, Inspector, Summary},
+    inspect::{CycleSummary, Damage, IncarnationSummary, Inspector, Looked, Summary, Tally, VmSummary},
+    mend::forget_fingerprints,
     verify::{Checked, verify},
 };
-use self::{
-    file::CycleFile,
-    images::Images,
-    leases::Leases,
-    open::Use,
-};
+use self::{file::CycleFile, images::Images, leases::Leases, open::Use};
 use crate::{
     applier::{self, ApplierError, ReplicaOpener},
     cpu::Threads,
@@ -328,10 +325,14 @@ impl Local {
         let current = highest.filter(|state| ledger.supports(&self.file.owner, state.of, state.basis).is_ok());
         match current {
             // A cycle that is Sent and has no manifest was given up by whoever deleted it.
-            Some(State { phase: Phase::Sent, of, .. }) if document::read::<Manifest>(store, keys, &names::manifest(of)).await?.is_some() => {
+            Some(State { phase: Phase::Sent, of, .. })
+                if document::read::<Manifest>(store, keys, &names::manifest(of)).await?.is_some() =>
+            {
                 Ok(Next::Apply { of, begun: false })
             }
-            Some(state) if state.phase == Phase::Open && !(self.file.full && state.disks.values().any(|disk| disk.mode == Mode::Changed)) => {
+            Some(state)
+                if state.phase == Phase::Open && !(self.file.full && state.disks.values().any(|disk| disk.mode == Mode::Changed)) =>
+            {
                 Ok(Next::Run { of: state.of, resumed: true })
             }
             _ => self.claim(ledger, last.cycle).await,
@@ -410,7 +411,8 @@ impl Local {
         for (disk, sent) in &manifest.disks {
             let Some(replica) = self.replicas.get(disk) else { continue };
             let access = serde_json::to_vec(&replica.access).map(Zeroizing::new);
-            let access = access.map_err(|error| Failure::new(Kind::Other, error.to_string(), "Name the replica by a path of UTF-8 text."))?;
+            let access =
+                access.map_err(|error| Failure::new(Kind::Other, error.to_string(), "Name the replica by a path of UTF-8 text."))?;
             let entropy = self.env.entropy.as_ref();
             let of = manifest.of;
             seeds.insert(*disk, OrderSeed::seal(&self.env.keys, of.vm, of.incarnation, *disk, &sent.seed, &access, entropy));
@@ -436,7 +438,8 @@ impl Local {
                 read: sent.figures.read,
                 uploaded: sent.figures.uploaded,
                 in_place: sent.figures.in_place,
-                applied: done.map_or(AppliedBytes { written: 0, cleared: 0 }, |done| AppliedBytes { written: done.written, cleared: done.cleared }),
+                applied: done
+                    .map_or(AppliedBytes { written: 0, cleared: 0 }, |done| AppliedBytes { written: done.written, cleared: done.cleared }),
                 seconds: self.meter.seconds(*disk),
                 verified: done.is_some_and(|done| done.extents == Digest(sent.extents.digest())),
             }
@@ -447,7 +450,7 @@ impl Local {
             recovery_point: manifest.snapshot_taken,
             finished,
             disks: disks.collect(),
-            seconds: (self.env.clock.monotonic() - self.begun).as_secs_f64(),
+            seconds: rounded(self.env.clock.monotonic() - self.begun),
         }
     }
 }
@@ -466,7 +469,9 @@ fn gave_up(reason: &str) -> Failure {
 
 fn refused(refusal: &Refusal) -> Failure {
     let (kind, remedy) = match refusal {
-        Refusal::OwnedByOther { .. } => (Kind::LedgerOfAnother, "Another owner has taken the replica over: name that owner, or run with --take-over."),
+        Refusal::OwnedByOther { .. } => {
+            (Kind::LedgerOfAnother, "Another owner has taken the replica over: name that owner, or run with --take-over.")
+        }
         Refusal::Sealed => (Kind::ReplicaRefused, "The replica was sealed for a migration, and is written no more: make a new one."),
         Refusal::BasisPassed { .. } | Refusal::SeedReplaced { .. } | Refusal::OtherManifest { .. } => {
             (Kind::Other, "Another worker has been at work on this replica: see that only one runs, and run again.")
@@ -537,18 +542,24 @@ impl Meter {
     }
 
     fn seconds(&self, disk: DiskKey) -> f64 {
-        self.times().get(&disk).map_or(0.0, |(first, last)| (*last - *first).as_secs_f64())
+        self.times().get(&disk).map_or(0.0, |(first, last)| rounded(*last - *first))
     }
 }
 
 impl Progress for Meter {
     fn note(&self, event: Event) {
-        if let Event::Reading { disk, .. } | Event::Read { disk, .. } | Event::Applying { disk, .. } | Event::Applied { disk, .. } = &event {
+        if let Event::Reading { disk, .. } | Event::Read { disk, .. } | Event::Applying { disk, .. } | Event::Applied { disk, .. } = &event
+        {
             let now = self.clock.monotonic();
             self.times().entry(*disk).or_insert((now, now)).1 = now;
         }
         self.listener.note(event);
     }
+}
+
+/// Seconds, to the millisecond.
+fn rounded(length: Duration) -> f64 {
+    length.as_millis() as f64 / 1000.0
 }
 
 /// Threads for computing: as many as the file says, or as there are processors.

@@ -9,11 +9,11 @@ use blocklog::{
     LogError,
     codec::MAX_BLOCK,
     document,
-    held::{Held, MARGIN},
+    held::Held,
     ids::{DiskKey, Incarnation, Turn},
     ledger::{Ledger, Seed},
     names,
-    store::{LEASE, LeaseId, StoreError},
+    store::{LEASE, StoreError},
 };
 use replica::{
     NO_SEED, ReplicaDisk, ReplicaError,
@@ -24,7 +24,7 @@ use replica::{
 };
 use uuid::Uuid;
 
-use super::{Local, PAUSE, Told, open::whereabouts};
+use super::{Local, Told, mend, open::whereabouts};
 use crate::{
     env::Event,
     failure::{Failure, Kind, grown},
@@ -54,7 +54,8 @@ impl Local {
             let capacity = ledger.seeds[&disk].capacity;
             if size < capacity {
                 let message = format!("disk {disk}: the source ends at {size} bytes, its replica was made for {capacity}");
-                let remedy = "Give the whole image; where the disk was really cut, move its replica away, and the next run makes a new one.";
+                let remedy =
+                    "Give the whole image; where the disk was really cut, move its replica away, and the next run makes a new one.";
                 return Err(Failure::new(Kind::SourceTooShort, message, remedy));
             }
             if size > capacity {
@@ -98,21 +99,10 @@ impl Local {
         Ok(ledger)
     }
 
-    /// The ledger under its lease. A worker that vanished may have left it leased: then it is waited for the lease's end.
-    pub(super) async fn hold_ledger(&self) -> Result<Held<Ledger>, Failure> {
+    /// The ledger under its lease.
+    async fn hold_ledger(&self) -> Result<Held<Ledger>, Failure> {
         let env = &self.env;
-        let until = env.clock.monotonic() + LEASE + MARGIN;
-        loop {
-            let lease = LeaseId(env.entropy.uuid());
-            let name = names::ledger(self.file.vm);
-            match Held::acquire(env.store.clone(), env.keys.clone(), env.clock.clone(), &name, lease).await {
-                Err(LogError::Store(StoreError::Leased(_))) if env.clock.monotonic() < until => {
-                    self.waiting("BlobLeased", format!("{name} is leased by another worker, or by one that vanished"));
-                    env.clock.sleep(PAUSE).await;
-                }
-                held => return Ok(held?),
-            }
-        }
+        mend::hold(&self.file, env.store.clone(), &env.keys, env.clock.clone(), env.entropy.as_ref(), self.listener.as_ref()).await
     }
 
     /// Makes sure that every seed is the one that the ledger names, and makes those that are missing.
@@ -165,7 +155,11 @@ impl Local {
                 let id = found.unique_id().await.map_err(about)?;
                 if id == seed.unique_id {
                     let capacity = found.capacity();
-                    return if capacity >= seed.capacity { Ok(true) } else { Err(about(ReplicaError::TooSmall { capacity, needed: seed.capacity })) };
+                    return if capacity >= seed.capacity {
+                        Ok(true)
+                    } else {
+                        Err(about(ReplicaError::TooSmall { capacity, needed: seed.capacity }))
+                    };
                 }
             }
             Err(ReplicaError::WrongSeed { .. }) => {}
@@ -176,16 +170,19 @@ impl Local {
 
     /// An error where a seed can't be made because something is there already.
     async fn vacant(&self, disk: DiskKey) -> Result<(), Failure> {
-        let refuse = |why: String, remedy: &str| Err(Failure::new(Kind::ReplicaRefused, format!("disk {disk}: {why}"), remedy).because("ReplicaForeign"));
+        let refuse = |why: String, remedy: &str| {
+            Err(Failure::new(Kind::ReplicaRefused, format!("disk {disk}: {why}"), remedy).because("ReplicaForeign"))
+        };
         let replica = &self.replicas[&disk];
         let place = whereabouts(&replica.access);
         if let ReplicaAccess::File { path } = &replica.access {
             return match std::fs::symlink_metadata(path) {
                 Ok(_) => refuse(format!("{place} exists, and is not the seed of this VM"), FOREIGN),
                 Err(error) if error.kind() == ErrorKind::NotFound => match path.parent() {
-                    Some(folder) if !folder.is_dir() => {
-                        refuse(format!("{} is not a folder", folder.display()), "Make the replica's folder, or mount what it lies on, and run again.")
-                    }
+                    Some(folder) if !folder.is_dir() => refuse(
+                        format!("{} is not a folder", folder.display()),
+                        "Make the replica's folder, or mount what it lies on, and run again.",
+                    ),
                     _ => Ok(()),
                 },
                 Err(error) => refuse(format!("{place}: {error}"), FOREIGN),
@@ -199,7 +196,9 @@ impl Local {
                 Ok(id) => refuse(format!("{place} is the seed {id}, which is not of this VM"), FOREIGN),
                 Err(error) => Err(Failure::from(error).about(format_args!("disk {disk}"))),
             },
-            Ok(_) | Err(ReplicaError::WrongSeed { .. }) => refuse(format!("at {place} is something else than the seed of this VM"), FOREIGN),
+            Ok(_) | Err(ReplicaError::WrongSeed { .. }) => {
+                refuse(format!("at {place} is something else than the seed of this VM"), FOREIGN)
+            }
             Err(error) => Err(Failure::from(error).about(format_args!("disk {disk}"))),
         }
     }

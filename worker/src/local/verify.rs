@@ -86,12 +86,17 @@ pub async fn verify(file: &CycleFile, listener: &dyn Listener) -> Result<Vec<Che
         let differences = compare(*key, source.as_ref(), replica.as_ref(), listener).await.map_err(about)?;
         let equal = differences.count == 0;
         let took: Duration = clock.monotonic() - begun;
-        checked.push(Checked { disk: *key, bytes, equal, differences, seconds: took.as_secs_f64() });
+        checked.push(Checked { disk: *key, bytes, equal, differences, seconds: super::rounded(took) });
     }
     Ok(checked)
 }
 
-async fn compare(disk: DiskKey, source: &dyn DiskSource, replica: &dyn ReplicaDisk, listener: &dyn Listener) -> Result<Differences, Failure> {
+async fn compare(
+    disk: DiskKey,
+    source: &dyn DiskSource,
+    replica: &dyn ReplicaDisk,
+    listener: &dyn Listener,
+) -> Result<Differences, Failure> {
     let size = source.size();
     let end = size.next_multiple_of(UNIT).min(replica.capacity());
     let block = u64::from(MAX_READ);

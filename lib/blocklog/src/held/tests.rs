@@ -180,6 +180,17 @@ async fn renewing_makes_the_lease_last() {
 }
 
 #[tokio::test]
+async fn a_lease_is_counted_from_before_the_request() {
+    let bench = Bench::new().await;
+    let (clock, slow) = (bench.clock.clone(), Duration::from_secs(7));
+    bench.store.meanwhile(move || clock.advance(slow));
+    let mut held = bench.acquire(MINE).await.unwrap();
+    assert_eq!(held.remaining(), LEASE - MARGIN - slow);
+    held.renew().await.unwrap();
+    assert_eq!(held.remaining(), LEASE - MARGIN - slow);
+}
+
+#[tokio::test]
 async fn a_lease_is_taken_for_lost_before_it_ends() {
     let bench = Bench::new().await;
     let mut held = bench.acquire(MINE).await.unwrap();
@@ -226,6 +237,7 @@ async fn what_another_wrote_is_never_written_over() {
         intrude(&bench, &next(99)).await;
         bench.store.script(script.clone());
         assert_eq!(store_error(held.write(next(20)).await), changed(), "{script:?}");
+        assert_eq!(bench.store.count(Op::Put), 1, "{script:?}: it is known at the first look");
         assert_eq!((bench.stored().await, held.value()), (next(99), &full_ledger()), "{script:?}");
     }
     // Or deleted.

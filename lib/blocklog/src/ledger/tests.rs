@@ -80,6 +80,12 @@ fn the_baseline_advances_only_with_the_clean_write() {
         assert!(!unfinished.is_clean());
     }
     assert_eq!(finish(&dirty, &second).baseline, BTreeMap::from([(DISK, change_id(2))]));
+    // A disk whose changes are no longer tracked has no baseline either, though its last delta had one.
+    let mut untracked = second;
+    untracked.disks.get_mut(&DISK).unwrap().change_id = None;
+    let dirty = begin(&clean, &untracked);
+    assert_eq!(dirty.baseline, BTreeMap::from([(DISK, change_id(1))]));
+    assert!(finish(&dirty, &untracked).baseline.is_empty());
 }
 
 #[test]

@@ -250,12 +250,17 @@ impl Inner {
         change(&self.file).map_err(|error| io_error(&self.path, &error))
     }
 
+    fn flushed(&self, result: io::Result<()>) -> Result<(), ReplicaError> {
+        result.map_err(|error| {
+            // The first one counts.
+            let _ = self.lost.set(error.to_string());
+            io_error(&self.path, &error)
+        })
+    }
+
     fn flush(&self) -> Result<(), ReplicaError> {
         self.may_write()?;
-        if let Err(error) = self.file.sync_data() {
-            let _already_lost = self.lost.set(error.to_string());
-            return Err(io_error(&self.path, &error));
-        }
+        self.flushed(self.file.sync_data())?;
         // What was written into a file that has lost its name is in no seed.
         self.sidecar()?.map(|_| ()).ok_or_else(|| self.replaced())
     }

@@ -241,7 +241,8 @@ async fn a_failed_flush_is_not_forgotten() {
     let (_folder, path) = folder();
     let disk = RawFileDisk::create(&path, CAPACITY, ID).await.unwrap();
     disk.raise_fence(fence(1)).await.unwrap();
-    disk.0.lost.set("Input/output error".to_owned()).unwrap();
+    let broken = io::Error::from_raw_os_error(Errno::IO.raw_os_error());
+    assert_eq!(disk.0.flushed(Err(broken)).unwrap_err().reason(), "ReplicaFailed");
     assert_eq!(disk.flush().await.unwrap_err().reason(), "ReplicaFailed");
     assert_eq!(disk.write(permit(1), 0, vec![7; 512].into()).await.unwrap_err().reason(), "ReplicaFailed");
 }

@@ -132,9 +132,9 @@ async fn a_turn_writes_behind_its_fence(place: Place) {
 async fn a_writer_of_an_older_turn_is_shut_out(place: Place) {
     let old = place.open().await;
     old.disk.raise_fence(FIRST).await.unwrap();
-    // The storage's clock is the real one for Azurite: a permit of three seconds keeps the test short, and a clock that has stopped a
+    // The storage's clock is the real one for Azurite: a permit of five seconds keeps the test short, and a clock that has stopped a
     // minute ago lets the writer use it.
-    let until = old.clock.now() + SignedDuration::from_secs(3);
+    let until = old.clock.now() + SignedDuration::from_secs(5);
     let permit = Permit { turn: 1, until };
     old.clock.set(-60);
     old.disk.write(permit, 0, pattern(1, 1024)).await.unwrap();

@@ -2,15 +2,19 @@
 
 use std::{collections::HashMap, process::Command, sync::Arc};
 
-use azure_core::http::Url;
+use azure_core::{credentials::Secret, http::Url};
 use azure_storage_blob::models::{BlobClientGetPropertiesResultHeaders, PageBlobClientCreateOptions, PageBlobClientUploadPagesOptions};
-use blocklog::{clock::SystemClock, test_support::Azurite};
+use blocklog::{azure_blob::Auth, clock::SystemClock, test_support::Azurite};
 use bytes::Bytes;
 use jiff::Timestamp;
-use replica::{Fence, NO_SEED, Permit, ReplicaDisk, ReplicaError, page_blob::PageBlobDisk};
+use replica::{
+    Fence, NO_SEED, Permit, ReplicaDisk, ReplicaError,
+    access::{self, Purpose, ReplicaAccess},
+    page_blob::PageBlobDisk,
+};
 use uuid::Uuid;
 
-use crate::support::{CAPACITY, ID, blob_url, key_client};
+use crate::support::{CAPACITY, ID, blob_url, key_client, write_sas};
 
 async fn create(url: &Url, capacity: u64, id: Uuid) -> Result<PageBlobDisk, ReplicaError> {
     PageBlobDisk::create(url.clone(), &Azurite::shared().auth(), Arc::new(SystemClock::new()), capacity, id).await
@@ -138,6 +142,23 @@ async fn a_replaced_blob_takes_no_write() {
     assert_eq!(disk.unique_id().await.unwrap(), NO_SEED);
     assert_eq!(disk.write(permit(3), 0, vec![1; 512].into()).await.unwrap_err().reason(), "SeedReplaced");
     assert_eq!(disk.raise_fence(fence(4)).await.unwrap_err().reason(), "SeedReplaced");
+}
+
+/// A URL that carries a SAS needs no other identity, and gets none.
+#[tokio::test]
+async fn a_signed_url_says_it_all() {
+    let url = blob_url().await;
+    create(&url, CAPACITY, ID).await.unwrap();
+    let wrong = Auth::SharedKey { account: Azurite::shared().account().to_owned(), key: Secret::new("d3Jvbmc=") };
+    let open = async |url: Url| {
+        let access = ReplicaAccess::PageBlob { url: url.into() };
+        access::open(&access, Purpose::Write, &wrong, Arc::new(SystemClock::new())).await
+    };
+    assert_eq!(open(url.clone()).await.map(|_| ()).unwrap_err().reason(), "ReplicaDenied");
+    let disk = open(write_sas(url)).await.unwrap();
+    disk.raise_fence(fence(1)).await.unwrap();
+    disk.write(permit(1), 0, vec![1; 512].into()).await.unwrap();
+    assert_eq!(disk.unique_id().await.unwrap(), ID.to_string());
 }
 
 /// Somebody who leases the blob keeps us out, but did not succeed us.

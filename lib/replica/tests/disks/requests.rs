@@ -6,10 +6,15 @@ use std::{
     time::Duration,
 };
 
+use azure_core::credentials::Secret;
 use blocklog::{azure_blob::Auth, clock::Clock, test_support::ManualClock};
 use jiff::{SignedDuration, Timestamp};
 use replica::{
-    CLEAR_STEP, Fence, Permit, ReplicaDisk, ReplicaError, WRITE_TIMEOUT, disk_sas::DiskSasDisk, page_blob::PageBlobDisk, vhd::Footer,
+    CLEAR_STEP, Fence, Permit, ReplicaDisk, ReplicaError, WRITE_TIMEOUT,
+    access::{self, Purpose, ReplicaAccess},
+    disk_sas::DiskSasDisk,
+    page_blob::PageBlobDisk,
+    vhd::Footer,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -278,6 +283,21 @@ async fn a_page_blob_is_written_under_its_number() {
         assert_eq!(request.headers["x-ms-if-sequence-number-eq"], "5");
         assert!(request.target.contains("timeout=10"), "{}", request.target);
         assert!(!request.headers.contains_key("if-unmodified-since"));
+    }
+}
+
+/// Azure refuses a request that carries both a SAS and an identity's header.
+#[tokio::test]
+async fn a_signed_url_gets_no_other_identity() {
+    let (host, url) = Host::start().await;
+    let auth = Auth::SharedKey { account: "c".to_owned(), key: Secret::new("a2V5") };
+    for (url, signed) in [(url.as_str(), true), (url.split('?').next().unwrap(), false)] {
+        let access = ReplicaAccess::PageBlob { url: url.to_owned().try_into().unwrap() };
+        access::open(&access, Purpose::Write, &auth, Arc::new(clock())).await.unwrap();
+        let seen = host.seen();
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0].headers.contains_key("authorization"), !signed);
+        assert_eq!(seen[0].target.contains("SECRET"), signed);
     }
 }
 
