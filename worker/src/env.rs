@@ -26,7 +26,7 @@ pub struct Env {
     pub entropy: Arc<dyn Entropy>,
     /// Where blocks are computed.
     pub cpu: Arc<dyn CpuPool>,
-    /// The share of the throttle.
+    /// The share of the throttle: for uploads, and for the writes of an applier that stands on the same side of the wire.
     pub throttle: Arc<Throttle>,
     /// How much at a time.
     pub limits: Limits,

@@ -209,7 +209,9 @@ pub fn blob_remedy(name: &str, needed: bool) -> &'static str {
         "state" => "Run again: the cycle's number is skipped, and a new cycle covers the same ground.",
         "receipt" => "It is for people only: delete it.",
         _ if last.ends_with(".seg") => "Run again: a new cycle covers the same ground.",
-        _ if name.contains("/fingerprints/") => "Run `worker ledger forget-fingerprints` for this disk, and then a cycle: the disk is sent whole once.",
+        _ if name.contains("/fingerprints/") => {
+            "Run `worker ledger forget-fingerprints` for this disk, and then a cycle: the disk is sent whole once."
+        }
         _ if name.starts_with("v1/orders/") => "Run again: the order is written anew.",
         _ => ANEW,
     }

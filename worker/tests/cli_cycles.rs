@@ -98,7 +98,8 @@ fn what_became_zero_becomes_a_hole() {
         let cleared = if bench.changed.is_none() { 2 * MIB } else { 3 * MIB };
         assert_eq!(number(&run.disk(0)["applied"]["cleared"]), cleared as u64, "{run:?}");
         let after = fs::metadata(bench.path("r.raw")).unwrap().blocks();
-        assert!(after + 2 * MIB as u64 / 512 <= before, "{before} blocks became {after}");
+        // A file of more pieces may need a block more for their places.
+        assert!(after + 2 * MIB as u64 / 512 <= before + 64, "{before} blocks became {after}");
     }
 }
 
@@ -213,7 +214,6 @@ fn an_image_that_changed_between_two_runs_is_not_mixed() {
 #[test]
 fn a_log_that_is_complete_is_applied_before_anything_else() {
     let mut bench = Bench::new(SIZE);
-    bench.settle();
     let sent = bench.send_only();
     sent.assert_failed(18, "ReplicaRefused", "in use");
     let old = fs::read(bench.path("a.raw")).unwrap();
@@ -234,6 +234,15 @@ fn a_finished_cycle_of_an_older_image_is_followed_by_a_new_one() {
     bench.patch(MIB, b"newer");
     let run = bench.good_cycle();
     assert_eq!((&run.last()["cycle"], &run.last()["finished"]), (&2.into(), &serde_json::json!([1])));
+    // Another image that lay there before the interrupted run began is another image all the same.
+    let other = content(SIZE).into_iter().rev().collect::<Vec<u8>>();
+    fs::write(bench.path("b.raw"), other).unwrap();
+    bench.patch(0, b"something to send");
+    assert_eq!(bench.send_only().code, Some(18));
+    let file = bench.write_file("vm1.yaml", "- key: 2000\n  source: {file: b.raw}\n  replica: {file: r.raw}\n");
+    let run = bench.run(&["cycle", file.to_str().unwrap()]);
+    assert_eq!((run.code, &run.last()["finished"]), (Some(0), &serde_json::json!([3])), "{run:?}");
+    bench.assert_equal("b.raw", "r.raw");
 }
 
 #[test]

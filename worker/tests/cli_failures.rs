@@ -153,7 +153,6 @@ fn a_full_replica_loses_nothing() {
     let disk = "- key: 2000\n  source: {file: a.raw}\n  replica: {file: small/r.raw}\n";
     let file = bench.write_file("vm.yaml", disk);
     let cycle = || bench.run(&["cycle", file.to_str().unwrap()]);
-    bench.settle();
     cycle().assert_failed(15, "DiskFull", "disk 2000");
     cycle().assert_failed(15, "DiskFull", "disk 2000");
     let larger = std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(bench.path("small")).status().unwrap();

@@ -15,11 +15,7 @@ use std::{
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use bytes::Bytes;
 
-use crate::{
-    ids::DiskCycle,
-    keys::Secret,
-    segment::Descriptor,
-};
+use crate::{ids::DiskCycle, keys::Secret, segment::Descriptor};
 
 /// The largest plain block.
 pub const MAX_BLOCK: u32 = 1 << 20;
@@ -53,7 +49,8 @@ impl Codec {
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<256>();
-    chunks.iter().all(|chunk| chunk.as_chunks::<8>().0.iter().fold(0, |acc, word| acc | u64::from_ne_bytes(*word)) == 0) && rest.iter().all(|b| *b == 0)
+    chunks.iter().all(|chunk| chunk.as_chunks::<8>().0.iter().fold(0, |acc, word| acc | u64::from_ne_bytes(*word)) == 0)
+        && rest.iter().all(|b| *b == 0)
 }
 
 /// Why a record is not what was written.
@@ -128,7 +125,8 @@ impl Sealer {
         let mut descriptor = Descriptor { offset, length, codec, stored: 0, checksum, nonce, tag: [0; 16] };
         let aad = Aad::from(aad(self.0.of, &descriptor));
         // GCM refuses only inputs of more than 64 GiB.
-        let tag = self.0.key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, &mut payload).expect("a block can be sealed");
+        let tag =
+            self.0.key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, &mut payload).expect("a block can be sealed");
         descriptor.tag.copy_from_slice(tag.as_ref());
         descriptor.stored = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         Record { descriptor, payload: payload.into() }

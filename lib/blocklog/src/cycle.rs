@@ -249,7 +249,15 @@ pub struct OrderSeed {
 impl OrderSeed {
     /// Seals an access (a JSON text of `replica`'s).
     #[must_use]
-    pub fn seal(keys: &KeyRing, vm: VmId, incarnation: Incarnation, disk: DiskKey, unique_id: &str, access: &[u8], entropy: &dyn Entropy) -> Self {
+    pub fn seal(
+        keys: &KeyRing,
+        vm: VmId,
+        incarnation: Incarnation,
+        disk: DiskKey,
+        unique_id: &str,
+        access: &[u8],
+        entropy: &dyn Entropy,
+    ) -> Self {
         let access = keys.seal("access", &seed_binding(vm, incarnation, disk, unique_id), access, entropy);
         Self { unique_id: unique_id.to_owned(), access }
     }
@@ -258,13 +266,21 @@ impl OrderSeed {
     ///
     /// # Errors
     /// As [`KeyRing::open`].
-    pub fn open(&self, keys: &KeyRing, vm: VmId, incarnation: Incarnation, disk: DiskKey, name: &str) -> Result<zeroize::Zeroizing<Vec<u8>>, LogError> {
+    pub fn open(
+        &self,
+        keys: &KeyRing,
+        vm: VmId,
+        incarnation: Incarnation,
+        disk: DiskKey,
+        name: &str,
+    ) -> Result<zeroize::Zeroizing<Vec<u8>>, LogError> {
         keys.open("access", &seed_binding(vm, incarnation, disk, &self.unique_id), &self.access, name)
     }
 }
 
 fn seed_binding(vm: VmId, incarnation: Incarnation, disk: DiskKey, unique_id: &str) -> Vec<u8> {
-    [vm.vcenter.as_bytes(), vm.instance.as_bytes(), incarnation.0.as_bytes(), disk.0.to_le_bytes().as_slice(), unique_id.as_bytes()].concat()
+    [vm.vcenter.as_bytes(), vm.instance.as_bytes(), incarnation.0.as_bytes(), disk.0.to_le_bytes().as_slice(), unique_id.as_bytes()]
+        .concat()
 }
 
 /// What the applier says it did: figures for people, never the truth about the replica (that is the ledger).

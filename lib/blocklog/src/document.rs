@@ -100,7 +100,8 @@ fn split<'a, D: Document>(name: &str, bytes: &'a [u8]) -> Result<(Head, &'a [u8]
         return Err(bad(&format!("it is not a {}", D::KIND)));
     }
     let key = words.next().and_then(|w| w.strip_prefix("key=")).and_then(|w| w.parse().ok()).ok_or_else(|| bad("its key version"))?;
-    let mac = words.next().and_then(|w| w.strip_prefix("mac=")).and_then(|w| blake3::Hash::from_hex(w).ok()).ok_or_else(|| bad("its MAC"))?;
+    let mac =
+        words.next().and_then(|w| w.strip_prefix("mac=")).and_then(|w| blake3::Hash::from_hex(w).ok()).ok_or_else(|| bad("its MAC"))?;
     let head = Head { key, mac };
     // One way to write each document: another spelling of the same line (a plus sign, upper case) is a changed byte.
     if line != format!("hawser/{FORMAT} {} key={} mac={}", D::KIND, head.key, head.mac.to_hex()) {

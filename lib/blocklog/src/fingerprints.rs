@@ -140,9 +140,16 @@ impl Fingerprints {
     ///
     /// # Errors
     /// Those of reading the index; [`LogError::Damaged`] where it is another than the ledger's.
-    pub async fn open(store: Arc<dyn LogStore>, keys: &KeyRing, place: Place, at: Option<&IndexRef>, mask: ExtentSet) -> Result<Self, LogError> {
+    pub async fn open(
+        store: Arc<dyn LogStore>,
+        keys: &KeyRing,
+        place: Place,
+        at: Option<&IndexRef>,
+        mask: ExtentSet,
+    ) -> Result<Self, LogError> {
         let chunks = place.blocks().div_ceil(CHUNK_BLOCKS);
-        let empty = Index { disk: place.disk, capacity: place.capacity, block: place.block, chunk_blocks: CHUNK_BLOCKS, chunks: BTreeMap::new() };
+        let empty =
+            Index { disk: place.disk, capacity: place.capacity, block: place.block, chunk_blocks: CHUNK_BLOCKS, chunks: BTreeMap::new() };
         let index = match at {
             None => empty,
             Some(IndexRef::Zero) => Index { chunks: (0..chunks).map(|chunk| (chunk, ChunkRef::Zero)).collect(), ..empty },
@@ -251,7 +258,8 @@ impl Update {
     /// On top of `base` (whose mask is what earlier cycles voided) for a cycle that covers `sectors`.
     #[must_use]
     pub fn new(base: Fingerprints, turn: Turn, sectors: &ExtentSet) -> Self {
-        let void = if planted(Plant::FingerprintsOfPartialKept) { base.mask.clone() } else { base.mask.union(&base.place.touched(sectors)) };
+        let void =
+            if planted(Plant::FingerprintsOfPartialKept) { base.mask.clone() } else { base.mask.union(&base.place.touched(sectors)) };
         let next = base.index.chunks.clone();
         Self { base, turn, void, noted: BTreeMap::new(), zeroed: ExtentSet::new(), next, done: 0 }
     }
@@ -325,7 +333,8 @@ impl Update {
         } else {
             let bytes = encode(&prints);
             let digest = Digest::of(&bytes);
-            document::put_new(self.base.store.as_ref(), &names::chunk(place.vm, place.incarnation, place.disk, self.turn, chunk), bytes).await?;
+            document::put_new(self.base.store.as_ref(), &names::chunk(place.vm, place.incarnation, place.disk, self.turn, chunk), bytes)
+                .await?;
             self.next.insert(chunk, ChunkRef::At { turn: self.turn, digest });
         }
         Ok(())

@@ -45,7 +45,13 @@ impl<D: Document> Held<D> {
     /// # Errors
     /// [`StoreError::Leased`] where another holds it, [`LogError::Missing`] where there is no such document, and those of reading it. On an
     /// error the lease is given back where it was taken.
-    pub async fn acquire(store: Arc<dyn LogStore>, keys: KeyRing, clock: Arc<dyn Clock>, name: &str, lease: LeaseId) -> Result<Self, LogError> {
+    pub async fn acquire(
+        store: Arc<dyn LogStore>,
+        keys: KeyRing,
+        clock: Arc<dyn Clock>,
+        name: &str,
+        lease: LeaseId,
+    ) -> Result<Self, LogError> {
         let ends = clock.monotonic() + LEASE;
         match store.acquire(name, lease).await {
             Ok(()) => {}

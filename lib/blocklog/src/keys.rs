@@ -11,7 +11,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{entropy::Entropy, error::LogError, ids::{CycleId, Epoch}};
+use crate::{
+    entropy::Entropy,
+    error::LogError,
+    ids::{CycleId, Epoch},
+};
 
 /// A secret of 256 bits that is wiped when it is dropped and never printed.
 #[derive(Clone)]
@@ -161,7 +165,8 @@ impl KeyRing {
         entropy.fill(&mut nonce);
         let mut data = plain.to_vec();
         // GCM refuses only inputs of more than 64 GiB.
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(binding), &mut data).expect("a small secret can be sealed");
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(binding), &mut data)
+            .expect("a small secret can be sealed");
         Sealed { key: self.current, data: BASE64.encode([nonce.as_slice(), &data].concat()) }
     }
 

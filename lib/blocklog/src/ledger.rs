@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cycle::{Manifest, Mode},
+    cycle::{Manifest, ManifestDisk, Mode},
     document::Document,
     ids::{ChangeId, Cycle, CycleId, Digest, DiskKey, Incarnation, Owner, Turn, VmId},
     plant::{Plant, planted},
@@ -169,6 +169,12 @@ pub enum Refusal {
         /// The cycle.
         cycle: Cycle,
     },
+    /// The manifest counts its blocks, or its disk's bytes, otherwise than the ledger does.
+    #[error("cycle {cycle} was made for blocks or disks of another size")]
+    OtherGeometry {
+        /// The cycle.
+        cycle: Cycle,
+    },
     /// The seeds are sealed.
     #[error("the seeds are sealed")]
     Sealed,
@@ -183,6 +189,7 @@ impl Refusal {
             Self::BasisPassed { .. } => "BasisPassed",
             Self::SeedReplaced { .. } => "SeedReplaced",
             Self::OtherManifest { .. } => "OtherManifest",
+            Self::OtherGeometry { .. } => "OtherGeometry",
             Self::Sealed => "SeedsSealed",
         }
     }
@@ -273,6 +280,10 @@ impl Ledger {
         if self.sealed.is_some() {
             return Err(Refusal::Sealed);
         }
+        let fits = |(disk, sent): (&DiskKey, &ManifestDisk)| self.seeds.get(disk).is_none_or(|seed| seed.capacity == sent.capacity);
+        if manifest.block != self.block || !manifest.disks.iter().all(fits) {
+            return Err(Refusal::OtherGeometry { cycle });
+        }
         for disk in self.seeds.keys().chain(manifest.disks.keys()) {
             let (seed, sent) = (self.seeds.get(disk), manifest.disks.get(disk));
             let found = seed.map(|seed| &seed.unique_id);
@@ -333,7 +344,13 @@ impl Ledger {
     /// write: recovery point, change IDs and fingerprints at once. A partial one leaves the replica dirty, but its index now speaks truly of
     /// every block begun. `in_doubt`: a write of this turn on a time-fenced seed may still land.
     #[must_use]
-    pub fn finish(&self, manifest: &Manifest, index: BTreeMap<DiskKey, IndexRef>, tokens: &BTreeMap<String, String>, in_doubt: bool) -> Self {
+    pub fn finish(
+        &self,
+        manifest: &Manifest,
+        index: BTreeMap<DiskKey, IndexRef>,
+        tokens: &BTreeMap<String, String>,
+        in_doubt: bool,
+    ) -> Self {
         let mut next = self.clone();
         next.index.extend(index);
         next.writing = false;
@@ -345,8 +362,11 @@ impl Ledger {
             return next;
         }
         next.dirty.clear();
-        next.recovery_point =
-            Some(RecoveryPoint { cycle: manifest.of.cycle, time: manifest.snapshot_taken, disks: manifest.disks.keys().copied().collect() });
+        next.recovery_point = Some(RecoveryPoint {
+            cycle: manifest.of.cycle,
+            time: manifest.snapshot_taken,
+            disks: manifest.disks.keys().copied().collect(),
+        });
         for (disk, sent) in &manifest.disks {
             match &sent.change_id {
                 Some(change_id) => next.baseline.insert(*disk, change_id.clone()),
@@ -379,6 +399,10 @@ impl Ledger {
         let mut next = self.clone();
         next.turn = self.turn.next();
         next.index.remove(&disk);
+        if next.index.is_empty() {
+            // Nothing is left that the begun cycles' manifests would have to mask.
+            next.dirty.iter_mut().for_each(|begun| begun.covered = true);
+        }
         next
     }
 

@@ -277,7 +277,15 @@ pub struct Tail {
 /// # Errors
 /// [`LogError::Damaged`] for everything that is not as [`SegmentBuilder`] writes it, [`LogError::UnknownVersion`] never: the trailer carries no
 /// version, the header does.
-pub fn read_tail(name: &str, of: DiskCycle, epoch: Epoch, n: u32, data_key: &Secret, size: u64, tail: &[u8]) -> Result<Result<Tail, u64>, LogError> {
+pub fn read_tail(
+    name: &str,
+    of: DiskCycle,
+    epoch: Epoch,
+    n: u32,
+    data_key: &Secret,
+    size: u64,
+    tail: &[u8],
+) -> Result<Result<Tail, u64>, LogError> {
     let trailer = Trailer::parse(name, size, tail)?;
     let needed = tail_length(trailer.records);
     if (tail.len() as u64) < needed {
@@ -349,8 +357,13 @@ fn check_version(name: &str, bytes: &[u8]) -> Result<(), LogError> {
     if magic != MAGIC {
         return Err(LogError::damaged(name, "it is not a segment"));
     }
-    let version = rest.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)).ok_or_else(|| LogError::damaged(name, "it is shorter than a header"))?;
-    if version == FORMAT { Ok(()) } else { Err(LogError::UnknownVersion { name: name.to_owned(), found: version.to_string(), known: FORMAT }) }
+    let version =
+        rest.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)).ok_or_else(|| LogError::damaged(name, "it is shorter than a header"))?;
+    if version == FORMAT {
+        Ok(())
+    } else {
+        Err(LogError::UnknownVersion { name: name.to_owned(), found: version.to_string(), known: FORMAT })
+    }
 }
 
 /// The trailer, checked against the segment's length only.
@@ -367,14 +380,18 @@ impl Trailer {
         let bad = |what: &str| LogError::damaged(name, what);
         let start = tail.len().checked_sub(TRAILER).ok_or_else(|| bad("it is shorter than a trailer"))?;
         let mut reader = Reader(&tail[start..]);
-        let (Some(records), Some(payload), Some(first)) = (reader.u32(), reader.u64(), reader.u64()) else { return Err(bad("it has no trailer")) };
+        let (Some(records), Some(payload), Some(first)) = (reader.u32(), reader.u64(), reader.u64()) else {
+            return Err(bad("it has no trailer"));
+        };
         if !tail.ends_with(END) {
             return Err(bad("it has no end"));
         }
         if records == 0 || records as usize > MAX_RECORDS {
             return Err(bad("its number of records is out of range"));
         }
-        if (HEADER as u64).checked_add(payload).and_then(|n| n.checked_add(tail_length(records))) != Some(size) || size > MAX_SEGMENT + (2 << 20) {
+        if (HEADER as u64).checked_add(payload).and_then(|n| n.checked_add(tail_length(records))) != Some(size)
+            || size > MAX_SEGMENT + (2 << 20)
+        {
             return Err(bad("its parts do not add up to its length"));
         }
         Ok(Self { records, payload, first, size })
@@ -389,14 +406,16 @@ impl Trailer {
         if data_key.derive(MAC_CONTEXT).mac(&[header, index, fields]) != stated {
             return Err(bad("its MAC does not fit: changed, put in another's place, or written with another key"));
         }
-        let records = index.as_chunks::<DESCRIPTOR>().0.iter().map(Descriptor::read).collect::<Option<Vec<_>>>().ok_or_else(|| bad("its index"))?;
+        let records =
+            index.as_chunks::<DESCRIPTOR>().0.iter().map(Descriptor::read).collect::<Option<Vec<_>>>().ok_or_else(|| bad("its index"))?;
         if records.iter().map(|record| u64::from(record.stored)).sum::<u64>() != self.payload {
             return Err(bad("its index does not add up to its payloads"));
         }
         if records.iter().map(|record| record.offset).min() != Some(self.first) {
             return Err(bad("its first offset"));
         }
-        let segment = SegmentRef { epoch, n, size: self.size, records: self.records, first: self.first, digest: digest(header, index, trailer) };
+        let segment =
+            SegmentRef { epoch, n, size: self.size, records: self.records, first: self.first, digest: digest(header, index, trailer) };
         Ok(Tail { records, segment })
     }
 }
@@ -433,7 +452,10 @@ pub fn fuzz(data: &[u8]) {
             _ => SegmentRef { epoch: Epoch(1), n: 0, size, records: 1, first: 0, digest: Digest([0; 32]) },
         };
         if let Ok(segment) = Segment::open("fuzz", of, &expected, &key, bytes) {
-            segment.into_records().filter(|(record, _)| record.codec != Codec::Zero).for_each(|(record, bytes)| drop(crate::codec::unpack(&record, &bytes)));
+            segment
+                .into_records()
+                .filter(|(record, _)| record.codec != Codec::Zero)
+                .for_each(|(record, bytes)| drop(crate::codec::unpack(&record, &bytes)));
         }
     };
     read(data.to_vec());

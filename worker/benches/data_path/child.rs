@@ -12,7 +12,7 @@ use std::{
 use blocklog::clock::{Clock, SystemClock};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use source::{DiskSource, nbd::IN_FLIGHT};
+use source::nbd::IN_FLIGHT;
 
 use crate::{
     data::Areas,

@@ -80,7 +80,9 @@ fn two_cores(setup: &Setup, report: &mut Report) {
 fn copies(setup: &Setup, report: &mut Report) {
     report.head("3  over programs that copy, from the same nbdkit on a unix socket: throughput over theirs");
     report.note("nbdcopy and qemu-img convert write the bytes to a raw file as they are; the gateway hashes, packs and encrypts them");
-    report.note("into the log; the cycle is the gateway and then the applier, which verifies the log and writes a raw file. Process starts count.");
+    report.note(
+        "into the log; the cycle is the gateway and then the applier, which verifies the log and writes a raw file. Process starts count.",
+    );
     for kind in Kind::ALL {
         let path = data::file(setup, kind);
         let server = Server::start(&setup.folder.join("nbd.sock"), &path, &[], &[]);
@@ -120,8 +122,12 @@ fn copies(setup: &Setup, report: &mut Report) {
 
 fn delay(setup: &Setup, report: &mut Report) {
     report.head("4  gateway from a source that answers each read 2 ms late: throughput over four reads of 1 MiB in flight");
-    report.note("Bound by arithmetic: 4 MiB in 2 ms, 1.95 GiB/s. Bound measured: Hawser's NBD client alone, four reads in flight all the time.");
-    report.note("Zeroes leave the processor time to spare and show the pipeline; text-like data are bound by zstd and show what is left of it.");
+    report.note(
+        "Bound by arithmetic: 4 MiB in 2 ms, 1.95 GiB/s. Bound measured: Hawser's NBD client alone, four reads in flight all the time.",
+    );
+    report.note(
+        "Zeroes leave the processor time to spare and show the pipeline; text-like data are bound by zstd and show what is left of it.",
+    );
     for (kind, aim) in [(Kind::Zero, Some(0.95)), (Kind::Text, None)] {
         let path = data::file(setup, kind);
         let server = Server::start(&setup.folder.join("nbd.sock"), &path, &["--filter=delay"], &["rdelay=2ms"]);
@@ -204,14 +210,19 @@ fn memory(setup: &Setup, report: &mut Report) {
 fn measure_memory(setup: &Setup, report: &mut Report, name: &str, path: &Path, capacity: u64, disks: usize) {
     let server = Server::start(&setup.folder.join("nbd.sock"), path, &[], &[]);
     let runs = each(setup, |_| {
-        let rig = Rig { disks: vec![(Source::Nbd(server.socket()), capacity); disks], ..rig(setup, Source::Nbd(server.socket()), capacity, cores()) };
+        let rig = Rig {
+            disks: vec![(Source::Nbd(server.socket()), capacity); disks],
+            ..rig(setup, Source::Nbd(server.socket()), capacity, cores())
+        };
         (measure(&Task::Gateway(rig.clone()), None), measure(&Task::Apply(rig), None))
     });
     fresh(setup, "rig");
     let a_disk = |outcome: &Outcome| outcome.beyond_idle() as f64 / MIB / disks as f64;
-    let idle = |pick: fn(&(Outcome, Outcome)) -> &Outcome| format!("idle {:.1} MiB", middle(runs.iter().map(|run| pick(run).idle as f64 / MIB)));
+    let idle =
+        |pick: fn(&(Outcome, Outcome)) -> &Outcome| format!("idle {:.1} MiB", middle(runs.iter().map(|run| pick(run).idle as f64 / MIB)));
     let word = if disks > 1 { ", a disk" } else { "" };
-    let (gateway, apply) = (runs.iter().map(|run| a_disk(&run.0)).collect::<Vec<_>>(), runs.iter().map(|run| a_disk(&run.1)).collect::<Vec<_>>());
+    let (gateway, apply) =
+        (runs.iter().map(|run| a_disk(&run.0)).collect::<Vec<_>>(), runs.iter().map(|run| a_disk(&run.1)).collect::<Vec<_>>());
     report.at_most(&format!("{name}: gateway{word}"), &gateway, 32.0, &idle(|run| &run.0));
     report.at_most(&format!("{name}: applier{word}"), &apply, 32.0, &idle(|run| &run.1));
 }

@@ -45,7 +45,8 @@ fn main() {
     }
     let place = setting("HAWSER_BENCH_DIR", PathBuf::from("/dev/shm"));
     let folder = tempfile::Builder::new().prefix("hawser-bench-").tempdir_in(&place).expect("a folder in memory");
-    let setup = Setup { folder: folder.path().to_owned(), size: setting("HAWSER_BENCH_MIB", 512) << 20, runs: setting("HAWSER_BENCH_RUNS", 5) };
+    let setup =
+        Setup { folder: folder.path().to_owned(), size: setting("HAWSER_BENCH_MIB", 512) << 20, runs: setting("HAWSER_BENCH_RUNS", 5) };
     let only = setting("HAWSER_BENCH_ONLY", String::new());
     let mut report = Report::begin(&setup, &place);
     let wanted = |number: &str| only.is_empty() || only.split(',').any(|word| word == number);

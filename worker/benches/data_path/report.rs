@@ -45,7 +45,12 @@ impl Report {
         let programs = ["nbdkit --version", "nbdcopy --version", "qemu-img --version"].map(tools::version);
         println!("           {}, zstd {}", programs.join(", "), zstd::zstd_safe::version_string());
         println!("load       {} before the run", load());
-        println!("data       {} MiB of each kind in {}; median (least to greatest) of {} interleaved repetitions", setup.size >> 20, place.display(), setup.runs);
+        println!(
+            "data       {} MiB of each kind in {}; median (least to greatest) of {} interleaved repetitions",
+            setup.size >> 20,
+            place.display(),
+            setup.runs
+        );
         Self { missed: Vec::new(), met: 0, begin }
     }
 

@@ -19,7 +19,10 @@ pub fn is_there(tool: &str) -> bool {
 pub fn version(command: &str) -> String {
     let mut words = command.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output();
-    output.ok().and_then(|output| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)).unwrap_or_else(|| "unknown".to_owned())
+    output
+        .ok()
+        .and_then(|output| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))
+        .unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// Measures a task in a process of its own, on the given cores (as `taskset` names them) or on all.

@@ -8,14 +8,13 @@ use blocklog::{
     names,
     segment::{Descriptor, Segment, SegmentRef},
 };
-use bytes::Bytes;
 use extents::{ExtentSet, SECTOR};
 use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, FusedFuture},
     stream::{self, FuturesUnordered},
 };
-use replica::{MAX_WRITE, ReplicaError};
+use replica::{CLEAR_STEP, MAX_WRITE, ReplicaError, coalesce::Coalescer};
 use tokio::sync::mpsc;
 
 use super::{ApplierError, leave::Leave, seat::Seat};
@@ -58,7 +57,7 @@ pub(super) async fn apply(
     let mut segments: Vec<&SegmentRef> = sent.segments.iter().collect();
     segments.sort_by_key(|segment| segment.first);
     let applied = Applied { written: 0, cleared: 0, extents: ExtentSet::new() };
-    let mut writer = Writer { env, disk, seat, leave, running: FuturesUnordered::new(), run: None, applied };
+    let mut writer = Writer { env, disk, seat, leave, running: FuturesUnordered::new(), joined: Coalescer::new(MAX_WRITE), applied };
     // One segment is applied while the next is fetched, never more: the place in the channel is taken before the fetch begins.
     let (sender, mut receiver) = mpsc::channel(1);
     let fetching = async {
@@ -116,8 +115,8 @@ struct Writer<'a> {
     seat: &'a Seat,
     leave: &'a Leave<'a>,
     running: FuturesUnordered<BoxFuture<'a, Result<Written, ApplierError>>>,
-    /// Neighbouring blocks that are not yet sent.
-    run: Option<(u64, Vec<u8>)>,
+    /// Joins neighbouring blocks.
+    joined: Coalescer,
     applied: Applied,
 }
 
@@ -135,9 +134,12 @@ impl<'a> Writer<'a> {
         let mut unpacked = std::pin::pin!(unpacked.buffered(cpu.width() + 1));
         while let Some((record, plain)) = self.beside(unpacked.next()).await? {
             match plain.map_err(|error| Segment::damaged(name, &record, error))? {
-                Some(plain) => self.block(record.offset, plain).await?,
+                Some(plain) => {
+                    self.joined.push(record.offset, plain.into());
+                    self.send_ready().await?;
+                }
                 None => {
-                    self.send_run().await?;
+                    self.send_rest().await?;
                     self.clear(&record).await?;
                 }
             }
@@ -158,46 +160,49 @@ impl<'a> Writer<'a> {
         }
     }
 
-    async fn block(&mut self, offset: u64, plain: Vec<u8>) -> Result<(), ApplierError> {
-        match &mut self.run {
-            Some((start, run)) if *start + run.len() as u64 == offset && run.len() + plain.len() <= MAX_WRITE => {
-                run.extend_from_slice(&plain)
-            }
-            _ => {
-                self.send_run().await?;
-                self.run = Some((offset, plain));
-            }
+    /// Sends the runs that are ready.
+    async fn send_ready(&mut self) -> Result<(), ApplierError> {
+        while let Some(run) = self.joined.next_run() {
+            self.room().await?;
+            let (env, disk, seat, leave) = (self.env, self.disk, self.seat, self.leave);
+            self.running.push(Box::pin(async move {
+                let length = run.data.len() as u64;
+                env.throttle.take(run.data.len()).await;
+                attempt(env, disk, leave, |permit| {
+                    let (seed, data) = (seat.seed(), run.data.clone());
+                    async move { seed.write(permit, run.offset, data).await }
+                })
+                .await?;
+                Ok(Written { offset: run.offset, length, data: true })
+            }));
         }
         Ok(())
     }
 
-    async fn send_run(&mut self) -> Result<(), ApplierError> {
-        let Some((offset, run)) = self.run.take() else { return Ok(()) };
-        self.room().await?;
-        let (env, disk, seat, leave, data) = (self.env, self.disk, self.seat, self.leave, Bytes::from(run));
-        self.running.push(Box::pin(async move {
-            let length = data.len() as u64;
-            attempt(env, disk, leave, |permit| {
-                let (seed, data) = (seat.seed(), data.clone());
-                async move { seed.write(permit, offset, data).await }
-            })
-            .await?;
-            Ok(Written { offset, length, data: true })
-        }));
-        Ok(())
+    /// Sends what waits for a neighbour.
+    async fn send_rest(&mut self) -> Result<(), ApplierError> {
+        self.joined.finish();
+        self.send_ready().await
     }
 
+    /// Clears a range, in steps: each needs leave of its own, and the lease has to last it.
     async fn clear(&mut self, record: &Descriptor) -> Result<(), ApplierError> {
-        self.room().await?;
-        let (env, disk, seat, leave, offset, length) = (self.env, self.disk, self.seat, self.leave, record.offset, record.length);
-        self.running.push(Box::pin(async move {
-            attempt(env, disk, leave, |permit| {
-                let seed = seat.seed();
-                async move { seed.clear(permit, offset, length).await }
-            })
-            .await?;
-            Ok(Written { offset, length, data: false })
-        }));
+        let end = record.offset + record.length;
+        let mut offset = record.offset;
+        while offset < end {
+            let length = CLEAR_STEP.min(end - offset);
+            self.room().await?;
+            let (env, disk, seat, leave) = (self.env, self.disk, self.seat, self.leave);
+            self.running.push(Box::pin(async move {
+                attempt(env, disk, leave, |permit| {
+                    let seed = seat.seed();
+                    async move { seed.clear(permit, offset, length).await }
+                })
+                .await?;
+                Ok(Written { offset, length, data: false })
+            }));
+            offset += length;
+        }
         Ok(())
     }
 
@@ -220,7 +225,7 @@ impl<'a> Writer<'a> {
 
     /// Sends what is left, where there is reason to, and waits until nothing is in flight.
     async fn settle(&mut self, sound: bool) -> Result<(), ApplierError> {
-        let mut result = if sound { self.send_run().await } else { Ok(()) };
+        let mut result = if sound { self.send_rest().await } else { Ok(()) };
         while let Some(written) = self.running.next().await {
             match written {
                 Ok(written) => self.acknowledge(written),

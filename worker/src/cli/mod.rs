@@ -99,7 +99,7 @@ struct CycleArgs {
     /// Take the replica over from another owner. Nobody else may work on it any more.
     #[arg(long)]
     take_over: bool,
-    /// Upload no faster than this.
+    /// Write log and replicas no faster than this, together.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(8..))]
     bits_per_second: Option<u64>,
 }

@@ -121,6 +121,11 @@ async fn act(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Hel
         Ok(ledger) => ledger,
         Err(refusal) => return finish(env, control, held, End::Failed { reason: refusal.reason().to_owned() }).await,
     };
+    // It was sent, and somebody has deleted its manifest. What it read is of a snapshot that is gone: under a new one it would move the baseline
+    // past changes that nobody has sent.
+    if held.value().phase == Phase::Sent {
+        return finish(env, control, held, End::Failed { reason: "ManifestMissing".to_owned() }).await;
+    }
     let (epoch, key) = claim(env, held).await?;
     let snapshot = snapshot(env, control, held).await?;
     let stands = renewing(env, held, control.stands(&snapshot)).await??;

@@ -41,6 +41,9 @@ struct Reader<'a> {
     disk: DiskKey,
     /// The open source, and how many were opened before it.
     current: Mutex<(u32, Arc<dyn DiskSource>)>,
+    /// What the source is asked for at a time. Counted here and not by the queue of blocks: there a block that has come keeps its place until
+    /// those before it have come too, and meanwhile the source would have less to do.
+    in_flight: Semaphore,
 }
 
 impl<'a> Reader<'a> {
@@ -55,7 +58,7 @@ impl<'a> Reader<'a> {
         if size > capacity {
             return Err(GatewayError::SourceGrown { disk, size, capacity });
         }
-        Ok(Self { env, control, snapshot, disk, current: Mutex::new((0, source)) })
+        Ok(Self { env, control, snapshot, disk, current: Mutex::new((0, source)), in_flight: Semaphore::new(env.limits.reads.max(1)) })
     }
 
     async fn read(&self, range: &Range<u64>) -> Result<Vec<u8>, GatewayError> {
@@ -65,7 +68,12 @@ impl<'a> Reader<'a> {
                 let current = self.current.lock().await;
                 (current.0, Arc::clone(&current.1))
             };
-            let error = match source.read(range.start, (range.end - range.start) as u32).await {
+            let read = async {
+                // The semaphore is never closed.
+                let _place = self.in_flight.acquire().await;
+                source.read(range.start, (range.end - range.start) as u32).await
+            };
+            let error = match read.await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => error,
             };
@@ -150,8 +158,9 @@ enum Fetched {
 
 /// Reads what the plan names and gives what has to be sent, in the order of the disk.
 ///
-/// Reads are issued in order, [`crate::env::Limits::reads`] at a time, each when there is memory for it; blocks are computed one a thread, with one more
-/// ready.
+/// Reads are issued in order, [`crate::env::Limits::reads`] at a time, each when there is memory for it; as many blocks again may have come
+/// and wait for their turn. Blocks are computed one a thread, with one more for each ready: they leave in the disk's order, and one that packs
+/// slowly must not leave the other threads without work.
 pub(super) async fn records<'a>(
     env: &'a Env,
     control: &'a dyn SnapshotControl,
@@ -190,7 +199,7 @@ pub(super) async fn records<'a>(
                 }
             }
         })
-        .try_buffered(env.limits.reads.max(1));
+        .try_buffered(env.limits.reads.max(1) * 2);
     let computed = fetched
         .map_ok(move |fetched| {
             let sealer = sealer.clone();
@@ -208,7 +217,7 @@ pub(super) async fn records<'a>(
                 }
             }
         })
-        .try_buffered(env.cpu.width() + 1);
+        .try_buffered(env.cpu.width() * 2);
     Ok(computed.try_filter_map(async |out| Ok(out)))
 }
 

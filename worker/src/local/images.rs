@@ -20,7 +20,6 @@ use blocklog::{
     ids::{ChangeId, Cycle, CycleId, DiskKey, VmId},
 };
 use extents::ExtentSet;
-use jiff::Timestamp;
 use source::{DiskSource, SourceError};
 
 use super::{
@@ -40,6 +39,8 @@ pub struct Images {
     disks: BTreeMap<DiskKey, Image>,
     /// The snapshot that this process has "taken".
     taken: Mutex<Option<Found>>,
+    /// The last reference that was found to hold.
+    seen: Mutex<Option<String>>,
 }
 
 /// One image.
@@ -78,7 +79,7 @@ impl Images {
             })?;
             images.insert(*key, image);
         }
-        Ok(Self { clock, id, disks: images, taken: Mutex::default() })
+        Ok(Self { clock, id, disks: images, taken: Mutex::default(), seen: Mutex::default() })
     }
 
     /// Bytes of each image.
@@ -86,25 +87,23 @@ impl Images {
         self.disks.iter().map(|(key, image)| (*key, image.size)).collect()
     }
 
-    /// True where a cycle whose snapshot was taken at `at`, under these change IDs, has seen the images as they are now: no file changed since,
-    /// and the snapshot's name is the same. Of an export without a name that can't be told.
+    /// The reference under which this process last saw the images stand still for a cycle.
+    pub fn seen(&self, cycle: Cycle) -> Option<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|reference| cycle_of(reference) == Some(cycle))
+    }
+
+    /// True where `seen`, which an interrupted run has noted for the cycle, are the images as they are now. An export looks the same whatever
+    /// it holds; of one without a snapshot's name that can't be told.
     ///
     /// # Errors
     /// Those of asking for the files' times.
-    pub async fn seen_by(&self, at: Timestamp, change_ids: &BTreeMap<DiskKey, Option<ChangeId>>) -> Result<bool, SnapshotError> {
-        for (key, image) in &self.disks {
-            let named =
-                self.id.as_ref().map(|id| change_ids.get(key).is_some_and(|found| found.as_ref().is_some_and(|found| found.0 == *id)));
-            let unchanged = match &image.source {
-                SourceAt::Nbd(_) => named.is_some(),
-                // The file system's clock ticks more coarsely than ours: what lies within a second counts as changed.
-                SourceAt::File(path) => stat(path.clone()).await?.is_some_and(|stat| stat.last < at.as_second()),
-            };
-            if !unchanged || named == Some(false) {
-                return Ok(false);
-            }
+    pub async fn are(&self, seen: &str) -> Result<bool, SnapshotError> {
+        let export = self.disks.values().any(|image| matches!(image.source, SourceAt::Nbd(_)));
+        if export && self.id.is_none() {
+            return Ok(false);
         }
-        Ok(true)
+        let Some(cycle) = cycle_of(seen) else { return Ok(false) };
+        Ok(self.reference(cycle).await?.is_some_and(|reference| reference == seen))
     }
 
     fn image(&self, disk: DiskKey) -> Result<&Image, SnapshotError> {
@@ -131,9 +130,9 @@ impl Images {
                 files.push(path);
             }
             for path in files {
-                let Some(stat) = stat(path.clone()).await? else { return Ok(None) };
+                let Some(identity) = stat(path.clone()).await? else { return Ok(None) };
                 field(&path.to_string_lossy());
-                field(&stat.identity);
+                field(&identity);
             }
         }
         Ok(Some(format!("local:{cycle}:{}", hasher.finalize().to_hex())))
@@ -145,15 +144,13 @@ impl Images {
     }
 }
 
-/// What the file system says of a file.
-struct Stat {
-    identity: String,
-    /// The second in which content or inode last changed.
-    last: i64,
+/// The cycle that a reference is of.
+fn cycle_of(reference: &str) -> Option<Cycle> {
+    reference.strip_prefix("local:")?.split(':').next()?.parse().ok().map(Cycle)
 }
 
-/// None where there is no such file.
-async fn stat(path: PathBuf) -> Result<Option<Stat>, SnapshotError> {
+/// What the file system says of a file's identity; none where there is no such file.
+async fn stat(path: PathBuf) -> Result<Option<String>, SnapshotError> {
     let shown = path.display().to_string();
     let found = tokio::task::spawn_blocking(move || std::fs::metadata(&path)).await;
     let found = found.map_err(|error| SnapshotError::Unreachable(error.to_string()))?;
@@ -170,7 +167,7 @@ async fn stat(path: PathBuf) -> Result<Option<Stat>, SnapshotError> {
                 meta.ctime(),
                 meta.ctime_nsec()
             );
-            Ok(Some(Stat { identity, last: meta.mtime().max(meta.ctime()) }))
+            Ok(Some(identity))
         }
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(SnapshotError::Unreachable(format!("{shown}: {error}"))),
@@ -257,9 +254,12 @@ impl SnapshotControl for Images {
     }
 
     async fn stands(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError> {
-        let cycle = snapshot.reference.split(':').nth(1).and_then(|cycle| cycle.parse().ok());
-        let Some(cycle) = cycle else { return Ok(false) };
-        Ok(self.reference(Cycle(cycle)).await?.is_some_and(|reference| reference == snapshot.reference))
+        let Some(cycle) = cycle_of(&snapshot.reference) else { return Ok(false) };
+        let stands = self.reference(cycle).await?.is_some_and(|reference| reference == snapshot.reference);
+        if stands {
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.reference.clone());
+        }
+        Ok(stands)
     }
 
     async fn changed(&self, _: &Snapshot, disk: DiskKey, since: &ChangeId) -> Result<Changes, SnapshotError> {
@@ -359,18 +359,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_finished_cycle_has_seen_what_did_not_change_since() {
+    async fn what_a_cycle_has_seen_is_compared_with_what_is_there() {
         let fixture = Fixture::new();
-        let ids = |id: &str| BTreeMap::from([(DISK, Some(ChangeId(id.to_owned())))]);
-        let written = std::fs::metadata(fixture.path("a")).unwrap().mtime();
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let plain = fixture.images(None, None).await.unwrap();
-        assert_eq!(plain.seen_by(at(written + 1), &ids("local/1")).await, Ok(true));
-        assert_eq!(plain.seen_by(at(written), &ids("local/1")).await, Ok(false));
-        let named = fixture.images(None, Some("n")).await.unwrap();
-        assert_eq!(named.seen_by(at(written + 1), &ids("n")).await, Ok(true));
-        assert_eq!(named.seen_by(at(written + 1), &ids("m")).await, Ok(false));
-        assert_eq!(named.seen_by(at(written + 1), &BTreeMap::new()).await, Ok(false));
+        let images = fixture.images(None, None).await.unwrap();
+        let snapshot = images.take(of(3)).await.unwrap();
+        assert_eq!(images.seen(Cycle(3)), None, "taken is not seen");
+        assert_eq!(images.stands(&snapshot).await, Ok(true));
+        let seen = images.seen(Cycle(3)).unwrap();
+        assert_eq!((images.seen(Cycle(4)), images.are(&seen).await), (None, Ok(true)));
+        assert_eq!(images.are("local:x").await, Ok(false));
+        assert_eq!(fixture.images(None, Some("name")).await.unwrap().are(&seen).await, Ok(false));
+        std::fs::write(fixture.path("a"), vec![2; 1 << 20]).unwrap();
+        assert_eq!(images.are(&seen).await, Ok(false));
+        assert_eq!(images.stands(&snapshot).await, Ok(false));
+        assert_eq!(images.seen(Cycle(3)), Some(seen), "what was seen stays seen");
     }
 
     async fn changed(fixture: &Fixture, by: ChangedBy, since: Option<&str>) -> Result<Changes, String> {

@@ -12,6 +12,7 @@ mod inspect;
 mod leases;
 mod mend;
 mod open;
+mod outcome;
 mod seeds;
 mod verify;
 
@@ -34,18 +35,17 @@ use blocklog::{
     names,
     store::{LEASE, StoreError, When},
 };
-use jiff::Timestamp;
 use replica::{
     ReplicaDisk, ReplicaError,
     access::{self, Purpose, ReplicaAccess},
 };
-use serde::Serialize;
 use zeroize::Zeroizing;
 
 pub use self::{
     compare::Differences,
     inspect::{CycleSummary, Damage, IncarnationSummary, Inspector, Looked, Summary, Tally, VmSummary},
     mend::forget_fingerprints,
+    outcome::{AppliedBytes, DiskOutcome, Outcome},
     verify::{Checked, verify},
 };
 use self::{file::CycleFile, images::Images, leases::Leases, open::Use};
@@ -62,6 +62,9 @@ use crate::{
 
 /// The pause between two looks at a lease that another holds.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// The order's token that says which images its cycle has seen. Through it a run that finishes an interrupted one knows whether a new cycle is due.
+const IMAGES: &str = "images";
 
 /// How often a gateway or an applier is started anew after an error that may pass. Each has tried for minutes by itself.
 const STARTS: u32 = 3;
@@ -102,57 +105,6 @@ pub struct Options {
     pub take_over: bool,
     /// A throttle in place of the file's.
     pub bits_per_second: Option<u64>,
-}
-
-/// What a run did.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Outcome {
-    /// The cycle that made the replica clean.
-    pub cycle: u64,
-    /// The start of replication that it belongs to.
-    pub incarnation: String,
-    /// When the images were as the replica is now.
-    pub recovery_point: Timestamp,
-    /// Cycles of interrupted runs that were finished before it.
-    pub finished: Vec<u64>,
-    /// Each disk.
-    pub disks: Vec<DiskOutcome>,
-    /// How long the run took.
-    pub seconds: f64,
-}
-
-/// What a run did for one disk. All sizes in bytes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DiskOutcome {
-    /// The disk.
-    pub disk: u32,
-    /// How it went through the cycle.
-    pub mode: Mode,
-    /// What had to be looked at.
-    pub changed: u64,
-    /// What was read.
-    pub read: u64,
-    /// What went into the log.
-    pub uploaded: u64,
-    /// What was found in place.
-    pub in_place: u64,
-    /// What was written to the replica.
-    pub applied: AppliedBytes,
-    /// From the first read to the last write, in this run.
-    pub seconds: f64,
-    /// True where the acknowledged writes were those of the manifest.
-    pub verified: bool,
-}
-
-/// What was written to a replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct AppliedBytes {
-    /// Bytes of data.
-    pub written: u64,
-    /// Bytes made zero.
-    pub cleared: u64,
 }
 
 /// A replica and the way to it.
@@ -238,10 +190,10 @@ impl Local {
         let mut ledger = self.prepare().await?;
         let (mut finished, mut failed, mut superseded) = (Vec::new(), false, false);
         loop {
-            let (of, applying) = match self.next(&ledger, superseded).await? {
+            let (of, resumed, begun) = match self.next(&ledger, superseded).await? {
                 Next::Apply { of, begun } => {
                     self.listener.tell(Told::Cycle { of, resumed: true });
-                    (of, Some(begun))
+                    (of, true, begun)
                 }
                 Next::Run { of, resumed } => {
                     self.listener.tell(Told::Cycle { of, resumed });
@@ -254,12 +206,12 @@ impl Local {
                         ledger = self.ledger().await?;
                         continue;
                     }
-                    (of, None)
+                    (of, resumed, false)
                 }
             };
             let applied = match self.apply(of).await {
                 // A second time: the log of this cycle won't become whole any more. A new cycle needs none of it but its manifest.
-                Err(failure) if failure.kind == Kind::DamagedBlob && applying == Some(true) => {
+                Err(failure) if failure.kind == Kind::DamagedBlob && begun => {
                     self.warn(format!("cycle {} can't be finished ({}): a new one covers the same ground", of.cycle, failure.message));
                     superseded = true;
                     ledger = self.ledger().await?;
@@ -269,15 +221,22 @@ impl Local {
             };
             ledger = self.ledger().await?;
             self.clean_up(&ledger).await;
-            let change_ids = applied.manifest.disks.iter().map(|(disk, sent)| (*disk, sent.change_id.clone())).collect();
-            let full = !self.file.full || applied.manifest.disks.values().all(|sent| sent.mode == Mode::Full);
             // An interrupted run has seen the images as they were then. Whoever runs this cycle wants them as they are now.
-            if applying.is_some() && !(full && self.images.seen_by(applied.manifest.snapshot_taken, &change_ids).await?) {
+            if resumed && !self.is_what_was_asked(&applied).await? {
                 finished.push(of.cycle.0);
                 continue;
             }
             return Ok(self.outcome(applied, finished));
         }
+    }
+
+    /// True where a cycle of an interrupted run has done what this run was asked.
+    async fn is_what_was_asked(&self, applied: &Applied) -> Result<bool, Failure> {
+        let full = !self.file.full || applied.manifest.disks.values().all(|sent| sent.mode == Mode::Full);
+        Ok(match &applied.seen {
+            Some(seen) => full && self.images.are(seen).await?,
+            None => false,
+        })
     }
 
     async fn ledger(&self) -> Result<Ledger, Failure> {
@@ -372,7 +331,11 @@ impl Local {
         let (store, keys) = (self.env.store.as_ref(), &self.env.keys);
         let (manifest, digest) = document::require::<Manifest>(store, keys, &names::manifest(of)).await?;
         let name = names::order(&self.file.owner, of.vm);
-        let order = document::encode(keys, &name, &self.order(&manifest, digest)?)?;
+        let seen = match self.images.seen(of.cycle) {
+            Some(seen) => Some(seen),
+            None => self.noted(&name, of, digest).await,
+        };
+        let order = document::encode(keys, &name, &self.order(&manifest, digest, seen.clone())?)?;
         store.put(&name, order, When::Always, None).await?;
         let mut patience = Patience::new(self);
         let end = loop {
@@ -403,10 +366,23 @@ impl Local {
             self.warn(error.to_string());
             None
         });
-        Ok(Applied { manifest, receipt: receipt.map(|(receipt, _)| receipt) })
+        Ok(Applied { manifest, receipt: receipt.map(|(receipt, _)| receipt), seen })
     }
 
-    fn order(&self, manifest: &Manifest, digest: Digest) -> Result<Order, Failure> {
+    /// Which images an interrupted run has seen for the cycle, as its order says.
+    async fn noted(&self, name: &str, of: CycleId, digest: Digest) -> Option<String> {
+        match document::read::<Order>(self.env.store.as_ref(), &self.env.keys, name).await {
+            Ok(Some((order, _))) if order.of == of && order.manifest == digest => order.tokens.get(IMAGES).cloned(),
+            Ok(_) => None,
+            // It is about to be written anew.
+            Err(error) => {
+                self.warn(error.to_string());
+                None
+            }
+        }
+    }
+
+    fn order(&self, manifest: &Manifest, digest: Digest, seen: Option<String>) -> Result<Order, Failure> {
         let mut seeds = BTreeMap::new();
         for (disk, sent) in &manifest.disks {
             let Some(replica) = self.replicas.get(disk) else { continue };
@@ -417,7 +393,13 @@ impl Local {
             let of = manifest.of;
             seeds.insert(*disk, OrderSeed::seal(&self.env.keys, of.vm, of.incarnation, *disk, &sent.seed, &access, entropy));
         }
-        Ok(Order { of: manifest.of, owner: self.file.owner.clone(), manifest: digest, seeds, tokens: BTreeMap::new() })
+        Ok(Order {
+            of: manifest.of,
+            owner: self.file.owner.clone(),
+            manifest: digest,
+            seeds,
+            tokens: seen.map(|seen| (IMAGES.to_owned(), seen)).into_iter().collect(),
+        })
     }
 
     /// Deletes the order: it is carried out. One that stays is replaced by the next.
@@ -428,7 +410,7 @@ impl Local {
     }
 
     fn outcome(&self, applied: Applied, finished: Vec<u64>) -> Outcome {
-        let Applied { manifest, receipt } = applied;
+        let Applied { manifest, receipt, .. } = applied;
         let disks = manifest.disks.iter().map(|(disk, sent)| {
             let done = receipt.as_ref().and_then(|receipt| receipt.disks.get(disk));
             DiskOutcome {
@@ -450,7 +432,7 @@ impl Local {
             recovery_point: manifest.snapshot_taken,
             finished,
             disks: disks.collect(),
-            seconds: rounded(self.env.clock.monotonic() - self.begun),
+            seconds: outcome::rounded(self.env.clock.monotonic() - self.begun),
         }
     }
 }
@@ -459,6 +441,8 @@ impl Local {
 struct Applied {
     manifest: Manifest,
     receipt: Option<Receipt>,
+    /// The images that it has seen, where that is known.
+    seen: Option<String>,
 }
 
 fn gave_up(reason: &str) -> Failure {
@@ -473,7 +457,7 @@ fn refused(refusal: &Refusal) -> Failure {
             (Kind::LedgerOfAnother, "Another owner has taken the replica over: name that owner, or run with --take-over.")
         }
         Refusal::Sealed => (Kind::ReplicaRefused, "The replica was sealed for a migration, and is written no more: make a new one."),
-        Refusal::BasisPassed { .. } | Refusal::SeedReplaced { .. } | Refusal::OtherManifest { .. } => {
+        Refusal::BasisPassed { .. } | Refusal::SeedReplaced { .. } | Refusal::OtherManifest { .. } | Refusal::OtherGeometry { .. } => {
             (Kind::Other, "Another worker has been at work on this replica: see that only one runs, and run again.")
         }
     };
@@ -542,7 +526,7 @@ impl Meter {
     }
 
     fn seconds(&self, disk: DiskKey) -> f64 {
-        self.times().get(&disk).map_or(0.0, |(first, last)| rounded(*last - *first))
+        self.times().get(&disk).map_or(0.0, |(first, last)| outcome::rounded(*last - *first))
     }
 }
 
@@ -557,11 +541,6 @@ impl Progress for Meter {
     }
 }
 
-/// Seconds, to the millisecond.
-fn rounded(length: Duration) -> f64 {
-    length.as_millis() as f64 / 1000.0
-}
-
 /// Threads for computing: as many as the file says, or as there are processors.
 fn threads(asked: Option<usize>) -> Result<Threads, Failure> {
     let width = asked.or_else(|| std::thread::available_parallelism().ok().map(std::num::NonZero::get)).unwrap_or(1);
@@ -573,3 +552,6 @@ fn limits(file: &CycleFile) -> Limits {
     let memory = file.tuning.memory.unwrap_or(limits.memory);
     Limits { segment: file.tuning.segment.unwrap_or(limits.segment), memory, part: limits.part.min(memory / 4), ..limits }
 }
+
+#[cfg(test)]
+mod tests;

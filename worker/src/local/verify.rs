@@ -86,7 +86,7 @@ pub async fn verify(file: &CycleFile, listener: &dyn Listener) -> Result<Vec<Che
         let differences = compare(*key, source.as_ref(), replica.as_ref(), listener).await.map_err(about)?;
         let equal = differences.count == 0;
         let took: Duration = clock.monotonic() - begun;
-        checked.push(Checked { disk: *key, bytes, equal, differences, seconds: super::rounded(took) });
+        checked.push(Checked { disk: *key, bytes, equal, differences, seconds: super::outcome::rounded(took) });
     }
     Ok(checked)
 }

@@ -106,11 +106,6 @@ impl Bench {
         file.write_all_at(bytes, offset as u64).unwrap();
     }
 
-    /// Waits until the image was last changed in a second that is over: what a snapshot of the same second has seen can't be told.
-    pub fn settle(&self) {
-        std::thread::sleep(Duration::from_millis(1100));
-    }
-
     /// The names of the store's blobs that contain `part`.
     pub fn blobs(&self, part: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
