@@ -21,11 +21,9 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 # --- the disk: an ext4 filesystem with some 40 MiB of the machine's own files
 say "A disk with files of this machine"
 mkdir "$work/files"
-find /usr/bin /usr/share/doc /usr/share/common-licenses /etc/ssl -xdev -type f -size -2048k -print0 2>/dev/null | sort -z |
-  while IFS= read -r -d '' file; do
-    cp --parents "$file" "$work/files/" 2>/dev/null || true
-    ((++n % 64)) || (($(du -sm "$work/files" | cut -f1) < 40)) || break
-  done || true
+find /usr/share/common-licenses /etc/ssl /usr/bin /usr/share/doc -xdev -type f -size -2048k -readable -printf '%s %p\n' 2>/dev/null |
+  awk '{ total += $1; if (total < 42e6) print substr($0, length($1) + 2) }' |
+  tar --create --absolute-names --files-from=- 2>/dev/null | tar --extract --directory="$work/files" 2>/dev/null
 disk=$work/disk.img
 truncate -s 128M "$disk"
 mkfs.ext4 -q -F -d "$work/files" "$disk"

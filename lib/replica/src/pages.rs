@@ -21,7 +21,7 @@ use blocklog::{
 };
 use bytes::Bytes;
 use jiff::Timestamp;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     CLEAR_STEP, Condition, FenceKind, NO_SEED, Permit, ReplicaError, WRITE_TIMEOUT,
@@ -247,7 +247,7 @@ impl PageDisk {
                 Ok(None)
             }
             Err(error) => {
-                warn!(%error, "there is no VHD footer");
+                debug!(%error, "there is no VHD footer");
                 Ok(None)
             }
         }

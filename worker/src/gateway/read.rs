@@ -30,6 +30,9 @@ use crate::{
 /// How often a read is tried, with the disk opened anew in between: a host that restarts or a VM that moves takes a minute or two.
 const TRIES: u32 = 10;
 
+/// Blocks that have come and wait for one before them, beside those that are being read. Few: what is held is cold when it is computed.
+const READY: usize = 2;
+
 /// Bytes of a disk whose unallocated areas are asked for at a time.
 const HINT_WINDOW: u64 = 1 << 30;
 
@@ -158,7 +161,7 @@ enum Fetched {
 
 /// Reads what the plan names and gives what has to be sent, in the order of the disk.
 ///
-/// Reads are issued in order, [`crate::env::Limits::reads`] at a time, each when there is memory for it; as many blocks again may have come
+/// Reads are issued in order, [`crate::env::Limits::reads`] at a time, each when there is memory for it; a few more blocks may have come
 /// and wait for their turn. Blocks are computed one a thread, with one more for each ready: they leave in the disk's order, and one that packs
 /// slowly must not leave the other threads without work.
 pub(super) async fn records<'a>(
@@ -199,7 +202,7 @@ pub(super) async fn records<'a>(
                 }
             }
         })
-        .try_buffered(env.limits.reads.max(1) * 2);
+        .try_buffered(env.limits.reads.max(1) + READY);
     let computed = fetched
         .map_ok(move |fetched| {
             let sealer = sealer.clone();
