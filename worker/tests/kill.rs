@@ -1,5 +1,7 @@
 //! `kill -9` of the real worker at random moments, in the gateway's half and in the applier's. Run again, it finishes, and the replica is equal.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -167,6 +169,9 @@ fn killed_at_twenty_moments_it_finishes_and_the_replica_is_equal() {
         setting.finish();
         assert!(fs::read(setting.path("disk.img")).unwrap() == fs::read(setting.path("replica.img")).unwrap(), "{n}: the replica differs");
     }
-    println!("{killed} of {KILLS} killed while running; at most {:.2} MiB sent again, two segments of 1 MiB are the bound", most as f64 / 1_048_576.0);
+    println!(
+        "{killed} of {KILLS} killed while running; at most {:.2} MiB sent again, two segments of 1 MiB are the bound",
+        most as f64 / 1_048_576.0
+    );
     assert!(killed >= KILLS * 3 / 4, "too few were hit while running");
 }

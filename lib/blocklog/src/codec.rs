@@ -1,7 +1,7 @@
 //! One block on its way into the log and out of it.
 //!
 //! In: zero test → BLAKE3 of the plain block → zstd 1, or raw where that does not pay → AES-256-GCM. Out: the same backwards, and the
-//! checksum is compared with what was decrypted and unpacked. What is authenticated with each block ([`aad`]) says where it belongs, so that
+//! checksum is compared with what was decrypted and unpacked. What is authenticated with each block (the additional data) says where it belongs, so that
 //! no block can be moved to another offset, disk, cycle or VM, nor be played again.
 
 use std::{

@@ -110,7 +110,7 @@ enum LogCommand {
     Ls {
         #[command(flatten)]
         file: FileArgs,
-        /// Only this VM: <vCenter uuid>/<VM instance uuid>.
+        /// Only this VM: `<vCenter uuid>/<VM instance uuid>`.
         #[arg(long)]
         vm: Option<String>,
     },

@@ -4,6 +4,8 @@
 //! change of ledger, manifest, receipt or seed the rules 1 to 5 of the design are looked at, and whenever the ledger says clean, the replica is
 //! compared with its snapshot. `HAWSER_SEED=n` runs one schedule and prints its history.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
+
 mod damage;
 mod operator;
 mod scheduler;
@@ -12,10 +14,7 @@ mod world;
 
 use std::time::Duration;
 
-use blocklog::{
-    ledger::Ledger,
-    plant::{Plant, plant},
-};
+use blocklog::plant::{Plant, plant};
 use replica::memory::HostKind;
 
 use crate::{operator::Operator, scheduler::Sim, world::World};
@@ -57,7 +56,7 @@ fn schedule(seed: u64) -> Outcome {
         }
         sim.run(until);
     }
-    if sim.violation().is_none() && !world.ledger().as_ref().is_some_and(|ledger: &Ledger| ledger.recovery_point.is_some()) {
+    if sim.violation().is_none() && world.ledger().is_none_or(|ledger| ledger.recovery_point.is_none()) {
         sim.violate("there is no recovery point in the end");
     }
     sim.close();

@@ -298,7 +298,7 @@ impl Operator {
             return;
         }
         let released = state.as_ref().is_none_or(|state| state.snapshot == blocklog::cycle::SnapshotNote::Released);
-        if (!gateway && !(sent && released)) || self.chance(40) {
+        if !(gateway || sent && released) || self.chance(40) {
             let full = self.chance(5);
             let id = self.gateway(&cluster, of, full);
             now.gateways.push(id);

@@ -219,7 +219,8 @@ impl Sim {
     fn poll_one(&self) -> bool {
         let mut inner = self.lock();
         // Futures are dropped without the lock: what they hold may want it.
-        let dead: Vec<_> = inner.actors.extract_if(.., |_, actor| actor.dead).collect();
+        let gone: Vec<_> = inner.actors.iter().filter(|(_, actor)| actor.dead).map(|(id, _)| *id).collect();
+        let dead: Vec<_> = gone.into_iter().filter_map(|id| inner.actors.remove(&id)).collect();
         let now = inner.now;
         let ready: Vec<_> = inner
             .actors
@@ -330,7 +331,7 @@ impl Sim {
 
     fn draw(&self, drawn: u64) -> Option<Fault> {
         let rate = self.lock().fault_rate;
-        if rate == 0 || drawn % rate != 0 {
+        if rate == 0 || !drawn.is_multiple_of(rate) {
             return None;
         }
         Some(match (drawn / rate) % 10 {

@@ -222,7 +222,11 @@ impl SnapshotControl for Control {
 
     async fn release(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
         let (vm, reference) = (self.vm.clone(), snapshot.reference.clone());
-        self.sim.io(self.actor, "release snapshot", move || Ok(vm.release(&reference)), silent).await
+        let effect = move || {
+            vm.release(&reference);
+            Ok(())
+        };
+        self.sim.io(self.actor, "release snapshot", effect, silent).await
     }
 }
 
