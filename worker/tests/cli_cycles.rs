@@ -75,19 +75,20 @@ fn two_images_tell_what_changed() {
     fs::copy(bench.path("a.raw"), bench.path("before.raw")).unwrap();
     bench.patch(MIB + 70_000, b"x");
     bench.patch(SIZE - 1, b"x");
-    bench.changed = Some("{compareWith: before.raw}".to_owned());
+    bench.changed = Some("{compareWith: before.raw, since: local/1}".to_owned());
     let delta = bench.good_cycle();
     let disk = delta.disk(0);
     assert_eq!((&disk["mode"], number(&disk["changed"])), (&"Changed".into(), 65536 + 1536));
     // Nothing changed: nothing is sent, and it is a recovery point all the same.
     fs::copy(bench.path("a.raw"), bench.path("before.raw")).unwrap();
+    bench.changed = Some("{compareWith: before.raw, since: local/2}".to_owned());
     let nothing = bench.good_cycle();
     assert_eq!((number(&nothing.disk(0)["changed"]), number(&nothing.disk(0)["uploaded"])), (0, 0));
 }
 
 #[test]
 fn what_became_zero_becomes_a_hole() {
-    for changed in [None, Some(format!("{{areas: [[0, {}]]}}", 3 * MIB))] {
+    for changed in [None, Some(format!("{{areas: [[0, {}]], since: local/1}}", 3 * MIB))] {
         let mut bench = Bench::new(SIZE);
         bench.good_cycle();
         let before = fs::metadata(bench.path("r.raw")).unwrap().blocks();
@@ -125,7 +126,7 @@ fn disks_go_together_and_one_may_be_added() {
 #[test]
 fn a_replica_that_is_gone_is_made_anew_and_may_be_larger() {
     let mut bench = Bench::new(SIZE);
-    bench.changed = Some("{areas: [[0, 512]]}".to_owned());
+    bench.changed = Some("{areas: [[0, 512]], since: local/1}".to_owned());
     bench.good_cycle();
     fs::remove_file(bench.path("r.raw")).unwrap();
     let run = bench.good_cycle();

@@ -237,7 +237,7 @@ fn a_file_that_can_not_be_used_is_named_with_line_and_field() {
     let run = cycle("- key: 2000\n  source: {fiel: a.raw}\n  replica: {file: r.raw}\n");
     run.assert_failed(2, "BadFile", "fiel");
     assert!(run.text().contains("line 3"), "{run:?}");
-    cycle("- key: 2000\n  source: {file: a.raw}\n  changed: {areas: [[0, 99999744]]}\n  replica: {file: r.raw}\n").assert_failed(
+    cycle("- key: 2000\n  source: {file: a.raw}\n  changed: {areas: [[0, 99999744]], since: local/1}\n  replica: {file: r.raw}\n").assert_failed(
         2,
         "BadFile",
         "reaches past the disk's",

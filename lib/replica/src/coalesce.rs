@@ -22,9 +22,44 @@ pub struct Run {
 pub struct Coalescer {
     most: usize,
     offset: u64,
-    pieces: Vec<Bytes>,
-    held: usize,
+    held: Held,
     ready: VecDeque<Run>,
+}
+
+/// What is held back. A second piece is copied behind the first at once, so that no more than one piece is held twice.
+#[derive(Debug)]
+enum Held {
+    One(Bytes),
+    Joined(BytesMut),
+}
+
+impl Held {
+    fn len(&self) -> usize {
+        match self {
+            Self::One(piece) => piece.len(),
+            Self::Joined(whole) => whole.len(),
+        }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        match self {
+            Self::One(first) if first.is_empty() => *first = piece,
+            Self::One(first) => {
+                let mut whole = BytesMut::with_capacity(2 * (first.len() + piece.len()));
+                whole.extend_from_slice(first);
+                whole.extend_from_slice(&piece);
+                *self = Self::Joined(whole);
+            }
+            Self::Joined(whole) => whole.extend_from_slice(&piece),
+        }
+    }
+
+    fn take(&mut self) -> Bytes {
+        match std::mem::replace(self, Self::One(Bytes::new())) {
+            Self::One(piece) => piece,
+            Self::Joined(whole) => whole.freeze(),
+        }
+    }
 }
 
 impl Coalescer {
@@ -35,25 +70,24 @@ impl Coalescer {
     #[must_use]
     pub fn new(most: usize) -> Self {
         assert!(most > 0, "a run holds something");
-        Self { most, offset: 0, pieces: Vec::new(), held: 0, ready: VecDeque::new() }
+        Self { most, offset: 0, held: Held::One(Bytes::new()), ready: VecDeque::new() }
     }
 
     /// Takes a write. What became ready by it is to be fetched with [`Coalescer::next_run`] before the next one.
     pub fn push(&mut self, offset: u64, mut data: Bytes) {
         // An empty write is nowhere, and ends no run.
-        if !data.is_empty() && self.held > 0 && self.offset + self.held as u64 != offset {
+        if !data.is_empty() && self.held() > 0 && self.offset + self.held() as u64 != offset {
             self.end_run();
         }
         let mut at = offset;
         while !data.is_empty() {
-            if self.held == 0 {
+            if self.held() == 0 {
                 self.offset = at;
             }
-            let piece = data.split_to(data.len().min(self.most - self.held));
+            let piece = data.split_to(data.len().min(self.most - self.held()));
             at += piece.len() as u64;
-            self.held += piece.len();
-            self.pieces.push(piece);
-            if self.held == self.most {
+            self.held.push(piece);
+            if self.held() == self.most {
                 self.end_run();
             }
         }
@@ -61,7 +95,7 @@ impl Coalescer {
 
     /// Gives up waiting for more: what is held back becomes ready.
     pub fn finish(&mut self) {
-        if self.held > 0 {
+        if self.held() > 0 {
             self.end_run();
         }
     }
@@ -74,21 +108,12 @@ impl Coalescer {
     /// Bytes that wait for a write that joins them.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held
+        self.held.len()
     }
 
     fn end_run(&mut self) {
-        let data = match self.pieces.as_mut_slice() {
-            [piece] => std::mem::take(piece),
-            pieces => {
-                let mut whole = BytesMut::with_capacity(self.held);
-                pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-                whole.freeze()
-            }
-        };
+        let data = self.held.take();
         self.ready.push_back(Run { offset: self.offset, data });
-        self.pieces.clear();
-        self.held = 0;
     }
 }
 

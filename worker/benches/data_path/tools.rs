@@ -65,10 +65,16 @@ pub struct Server {
 impl Server {
     /// Starts it. `before` goes in front of the plugin's name, `after` behind the file.
     pub fn start(socket: &Path, file: &Path, before: &[&str], after: &[&str]) -> Self {
-        let _ = std::fs::remove_file(socket);
+        // nbdkit writes it when it listens.
+        let ready = socket.with_extension("pid");
+        for old in [socket, &ready] {
+            let _ = std::fs::remove_file(old);
+        }
         let child = Command::new("nbdkit")
             .args(["--foreground", "--exit-with-parent", "--readonly", "--unix"])
             .arg(socket)
+            .arg("--pidfile")
+            .arg(&ready)
             .args(before)
             .arg("file")
             .arg(file)
@@ -77,7 +83,7 @@ impl Server {
             .unwrap();
         let server = Self { child, socket: socket.to_owned() };
         for _ in 0..1000 {
-            if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+            if ready.exists() {
                 return server;
             }
             std::thread::sleep(Duration::from_millis(10));

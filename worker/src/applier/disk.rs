@@ -135,6 +135,10 @@ impl<'a> Writer<'a> {
         while let Some((record, plain)) = self.beside(unpacked.next()).await? {
             match plain.map_err(|error| Segment::damaged(name, &record, error))? {
                 Some(plain) => {
+                    // A run that is whole waits for nothing: else it would be held beside those on their way.
+                    if self.joined.held() + plain.len() >= MAX_WRITE {
+                        self.room().await?;
+                    }
                     self.joined.push(record.offset, plain.into());
                     self.send_ready().await?;
                 }

@@ -48,7 +48,8 @@ THE FILE (YAML; relative paths are relative to its folder; sizes in bytes):
   cpus: 2
 
 Nobody may write the images while a cycle runs: a change is noticed, and the cycle begins anew or ends with SnapshotLost. A list of changed
-areas is believed. Give `since`: where the replica is not at that change ID (an earlier run failed), the disk is compared in full instead.
+areas is believed, so `since` has to stand with it: where the replica is not at that change ID (an earlier run failed), the disk is compared in
+full instead.
 A change ID is the snapshot's id, or local/<cycle> where none is given.";
 
 /// Replicates disks into an encrypted log and from it into replica disks.

@@ -24,7 +24,7 @@ use crate::{
     cpu,
     env::{Env, Event},
     patience::pause,
-    snapshot::SnapshotControl,
+    snapshot::{SnapshotControl, SnapshotError},
 };
 
 /// How often a read is tried, with the disk opened anew in between: a host that restarts or a VM that moves takes a minute or two.
@@ -82,8 +82,10 @@ impl<'a> Reader<'a> {
             };
             tried += 1;
             let hopeless = matches!(error, SourceError::TooShort { .. } | SourceError::Refused(_));
-            // Where the snapshot is gone, no number of tries helps, and the caller will look for the reason.
-            if hopeless || tried >= TRIES || !self.control.stands(self.snapshot).await? {
+            // Where the snapshot is gone, no number of tries helps, and the caller will look for the reason. Where that can't be told, it may
+            // be for the same reason that the read failed.
+            let gone = !hopeless && matches!(self.control.stands(self.snapshot).await, Ok(false) | Err(SnapshotError::Refused(_)));
+            if hopeless || gone || tried >= TRIES {
                 return Err(GatewayError::Source { disk: self.disk, error });
             }
             self.env.progress.note(Event::Waiting { reason: "SourceUnreachable", message: error.to_string() });

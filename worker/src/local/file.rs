@@ -68,7 +68,7 @@ pub struct Changed {
     /// How it is told.
     pub by: ChangedBy,
     /// The change ID from which on it holds.
-    pub since: Option<String>,
+    pub since: String,
 }
 
 /// How the changed areas are told.
@@ -320,7 +320,12 @@ impl TryFrom<ChangedFields> for Changed {
             (None, None, Some(path)) => ChangedBy::CompareWith(path),
             _ => return Err("changed: name one of `areas`, `areasFile`, `compareWith`".to_owned()),
         };
-        Ok(Self { by, since: fields.since })
+        // A list that does not say what it starts from would be believed after a run that failed, and what that run was to send would be missing.
+        let since = fields.since.ok_or(
+            "changed: add `since`, the change ID that it starts from: the `snapshot.id` of the last clean cycle, or `local/<cycle>` where it had \
+             none; `worker ledger show` names it under `baseline`",
+        )?;
+        Ok(Self { by, since })
     }
 }
 

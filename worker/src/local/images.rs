@@ -265,7 +265,7 @@ impl SnapshotControl for Images {
     async fn changed(&self, _: &Snapshot, disk: DiskKey, since: &ChangeId) -> Result<Changes, SnapshotError> {
         let image = self.image(disk)?;
         let Some(changed) = &image.changed else { return Ok(Changes::Unknown("NoChangeList")) };
-        if changed.since.as_ref().is_some_and(|given| *given != since.0) {
+        if changed.since != since.0 {
             return Ok(Changes::Unknown("SinceMismatch"));
         }
         let areas = image.areas.get_or_try_init(|| image.compared()).await;
@@ -375,9 +375,8 @@ mod tests {
         assert_eq!(images.seen(Cycle(3)), Some(seen), "what was seen stays seen");
     }
 
-    async fn changed(fixture: &Fixture, by: ChangedBy, since: Option<&str>) -> Result<Changes, String> {
-        let images =
-            fixture.images(Some(Changed { by, since: since.map(str::to_owned) }), None).await.map_err(|failure| failure.message)?;
+    async fn changed(fixture: &Fixture, by: ChangedBy, since: &str) -> Result<Changes, String> {
+        let images = fixture.images(Some(Changed { by, since: since.to_owned() }), None).await.map_err(|failure| failure.message)?;
         let snapshot = images.take(of(2)).await.unwrap();
         Ok(images.changed(&snapshot, DISK, &ChangeId("local/1".to_owned())).await.unwrap())
     }
@@ -387,17 +386,19 @@ mod tests {
         let fixture = Fixture::new();
         let areas = |ranges: &[std::ops::Range<u64>]| Ok(Changes::Areas(ExtentSet::from_ranges(ranges.iter().cloned())));
         let list = vec![(100, 512), (4096, 512)];
-        assert_eq!(changed(&fixture, ChangedBy::Areas(list.clone()), None).await, areas(&[0..2, 8..9]));
-        assert_eq!(changed(&fixture, ChangedBy::Areas(list.clone()), Some("local/1")).await, areas(&[0..2, 8..9]));
-        assert_eq!(changed(&fixture, ChangedBy::Areas(list), Some("local/0")).await, Ok(Changes::Unknown("SinceMismatch")));
+        assert_eq!(changed(&fixture, ChangedBy::Areas(list.clone()), "local/1").await, areas(&[0..2, 8..9]));
+        assert_eq!(changed(&fixture, ChangedBy::Areas(list), "local/0").await, Ok(Changes::Unknown("SinceMismatch")));
         for text in ["# changed\n100 512\n\n4096 512 # here\n", " [[100, 512], [4096, 512]]"] {
             std::fs::write(fixture.path("list"), text).unwrap();
-            assert_eq!(changed(&fixture, ChangedBy::AreasFile(fixture.path("list")), None).await, areas(&[0..2, 8..9]), "{text}");
+            assert_eq!(changed(&fixture, ChangedBy::AreasFile(fixture.path("list")), "local/1").await, areas(&[0..2, 8..9]), "{text}");
         }
         let mut bytes = vec![1; 1 << 20];
         bytes[200_000] = 2;
         std::fs::write(fixture.path("b"), bytes).unwrap();
-        assert_eq!(changed(&fixture, ChangedBy::CompareWith(fixture.path("b")), None).await, Ok(Changes::Areas(ExtentSet::from(384..512))));
+        assert_eq!(
+            changed(&fixture, ChangedBy::CompareWith(fixture.path("b")), "local/1").await,
+            Ok(Changes::Areas(ExtentSet::from(384..512)))
+        );
     }
 
     #[tokio::test]
@@ -415,7 +416,7 @@ mod tests {
             (ChangedBy::CompareWith(fixture.path("absent")), "absent"),
         ];
         for (by, expected) in cases {
-            let error = changed(&fixture, by.clone(), None).await.unwrap_err();
+            let error = changed(&fixture, by.clone(), "local/1").await.unwrap_err();
             assert!(error.contains(expected), "{by:?}: {error}");
         }
         std::fs::write(fixture.path("a"), vec![1; 700]).unwrap();

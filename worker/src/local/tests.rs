@@ -15,7 +15,7 @@ impl Listener for Deaf {
 
 async fn local(folder: &std::path::Path) -> Local {
     let path = folder.join("vm1.yaml");
-    let disks = "disks:\n- key: 2000\n  source: {file: a}\n  changed: {areas: [[0, 512]]}\n  replica: {file: r}\n";
+    let disks = "disks:\n- key: 2000\n  source: {file: a}\n  changed: {areas: [[0, 512]], since: local/1}\n  replica: {file: r}\n";
     fs::write(&path, format!("{disks}logStore: {{directory: log}}\nkey: {{file: key}}\n")).unwrap();
     Local::open(CycleFile::read(&path).unwrap(), Options::default(), Arc::new(Deaf)).await.unwrap()
 }

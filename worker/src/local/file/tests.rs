@@ -40,7 +40,7 @@ fn everything() {
          snapshot: {id: nightly-7}\n\
          disks:\n\
          - key: 2000\n  source: {nbd: 'nbds+unix:///x?socket=s.sock', tls: {caFile: ca.pem}}\n  changed: {areas: [[0, 512], [1024, 512]], since: nightly-6}\n  replica: {pageBlob: {url: 'https://a.blob.core.windows.net/c/b', accountKeyFile: k}}\n\
-         - key: 2001\n  source: {file: a}\n  changed: {compareWith: b}\n  replica: {sas: {urlFile: u}}\n\
+         - key: 2001\n  source: {file: a}\n  changed: {compareWith: b, since: monday}\n  replica: {sas: {urlFile: u}}\n\
          logStore: {azure: {accountUrl: 'https://a.blob.core.windows.net', container: log, sasFile: s}}\n\
          key: {file: k}\n\
          segmentBytes: 8388608\nmemoryBytes: 16777216\nbitsPerSecond: 1000000\ncpus: 2\n",
@@ -52,7 +52,7 @@ fn everything() {
     let SourceAt::Nbd(target) = &disk.source else { panic!("{disk:?}") };
     assert!(matches!(&target.address, NbdAddress::Unix(path) if path.is_absolute()));
     assert!(target.tls.as_ref().unwrap().ca_file.is_absolute());
-    let changed = Changed { by: ChangedBy::Areas(vec![(0, 512), (1024, 512)]), since: Some("nightly-6".to_owned()) };
+    let changed = Changed { by: ChangedBy::Areas(vec![(0, 512), (1024, 512)]), since: "nightly-6".to_owned() };
     assert_eq!(disk.changed, Some(changed));
     assert_eq!(file.tuning, Tuning { segment: Some(8 << 20), memory: Some(16 << 20), bits_per_second: Some(1_000_000), cpus: Some(2) });
 }
@@ -69,8 +69,9 @@ fn what_is_wrong_is_named_with_line_and_field() {
         (disk("- key: two\n  source: {file: a}\n  replica: {file: b}\n"), "disks[0].key", "line 4"),
         (disk("- key: 1\n  source: {file: a}\n"), "replica", "line 4"),
         (disk("- key: 1\n  source: {file: a}\n  replica: {}\n"), "replica", "line 4"),
-        (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {areas: [[0, 0]]}\n"), "changed.areas", "line 4"),
+        (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {areas: [[0, 0]], since: monday}\n"), "changed.areas", "line 4"),
         (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {since: x}\n"), "changed", "line 4"),
+        (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {areas: [[0, 512]]}\n"), "add `since`", "line 4"),
         (
             LEAST.replace("{directory: log}", "{azure: {accountUrl: 'https://a.b/?sig=x', container: c, sasFile: s}}"),
             "accountUrl",
