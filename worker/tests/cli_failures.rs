@@ -237,11 +237,8 @@ fn a_file_that_can_not_be_used_is_named_with_line_and_field() {
     let run = cycle("- key: 2000\n  source: {fiel: a.raw}\n  replica: {file: r.raw}\n");
     run.assert_failed(2, "BadFile", "fiel");
     assert!(run.text().contains("line 3"), "{run:?}");
-    cycle("- key: 2000\n  source: {file: a.raw}\n  changed: {areas: [[0, 99999744]], since: local/1}\n  replica: {file: r.raw}\n").assert_failed(
-        2,
-        "BadFile",
-        "reaches past the disk's",
-    );
+    cycle("- key: 2000\n  source: {file: a.raw}\n  changed: {areas: [[0, 99999744]], since: local/1}\n  replica: {file: r.raw}\n")
+        .assert_failed(2, "BadFile", "reaches past the disk's");
     bench.run(&["cycle", bench.path("absent.yaml").to_str().unwrap()]).assert_failed(2, "BadFile", "absent.yaml");
     assert_eq!(bench.run(&["cycle"]).code, Some(2));
     assert_eq!(bench.run(&["cycle", "x", "--bits-per-second", "0"]).code, Some(2));

@@ -39,7 +39,7 @@ fn differences(one: &[u8], two: &[u8]) -> ExtentSet {
 
 /// The sectors of a disk that the begun cycle's other segments cover, where the blob is a segment.
 fn others(world: &World, name: &str, disk: usize) -> ExtentSet {
-    let Some(ledger) = world.ledger().filter(|_| name.ends_with(".seg")) else { return ExtentSet::new() };
+    let Some(ledger) = name.ends_with(".seg").then(|| world.ledger()).flatten() else { return ExtentSet::new() };
     let of = ledger.cycle(ledger.begun);
     let manifest_name = names::manifest(of);
     let (manifest, _) = world.read::<Manifest>(&manifest_name).unwrap();

@@ -82,14 +82,43 @@ fn two_thousand_schedules_keep_the_rules() {
         return;
     }
     let count = std::env::var("HAWSER_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(SCHEDULES);
-    let cleans: u64 = in_parallel(count, |seed| {
+    let outcomes: Vec<_> = in_parallel(count, |seed| {
         let outcome = schedule(seed);
         assert!(outcome.violation.is_none(), "{}", report(seed, &outcome));
-        u64::from(outcome.cleans)
+        let met = TROUBLES.map(|(_, word)| outcome.history.iter().any(|line| line.contains(word)));
+        (outcome.cleans, met)
     })
-    .sum();
-    println!("{count} schedules, {cleans} clean writes, no rule broken");
+    .collect();
+    let cleans: u32 = outcomes.iter().map(|(cleans, _)| cleans).sum();
+    println!("{count} schedules, {cleans} clean writes, no rule broken; schedules that met:");
+    for (i, (trouble, _)) in TROUBLES.iter().enumerate() {
+        let met = outcomes.iter().filter(|(_, met)| met[i]).count();
+        println!("{met:>6}  {trouble}");
+        assert!(met as u64 >= count / 200, "too few schedules met: {trouble}");
+    }
 }
+
+/// What the schedules have to meet, each in one of two hundred at the least, and the word that tells of it in a history.
+const TROUBLES: [(&str, &str); 18] = [
+    ("a worker that dies before a request", "dies before"),
+    ("a worker that dies after a request", "dies after"),
+    ("a lost request", "request lost"),
+    ("a lost answer", "answer lost"),
+    ("a request that arrives late", "arrives late"),
+    ("a request that arrives twice", "arrives twice"),
+    ("a worker that sleeps before a request is sent", "falls asleep before"),
+    ("a worker that sleeps and wakes when others have gone on", "falls asleep after"),
+    ("a lost lease", "LeaseLost"),
+    ("a writer shut out by its successor's fence", "Fenced"),
+    ("an order taken back while it is applied", "Ok(Cancelled)"),
+    ("a lost snapshot", "SnapshotLost"),
+    ("a partial cycle", "Ok(Partial)"),
+    ("a seed replaced by an empty one", "replaced by an empty one"),
+    ("a cycle computed from a restored, older status", "BasisPassed"),
+    ("a reverted source", "is reverted"),
+    ("a second owner who takes over", "takes over"),
+    ("a worker of an owner who is no longer", "OwnedByOther"),
+];
 
 /// Does something for each number below `count`, on all cores.
 fn in_parallel<T: Send>(count: u64, work: impl Fn(u64) -> T + Sync) -> impl Iterator<Item = T> {

@@ -118,6 +118,7 @@ impl Operator {
 
     fn run(&self, actor: ActorId) {
         while self.world.sim.alive(actor) {
+            assert_eq!(self.world.sim.violation(), None);
             self.world.sim.run(self.world.sim.now() + EVERY);
         }
     }

@@ -69,7 +69,11 @@ fn what_is_wrong_is_named_with_line_and_field() {
         (disk("- key: two\n  source: {file: a}\n  replica: {file: b}\n"), "disks[0].key", "line 4"),
         (disk("- key: 1\n  source: {file: a}\n"), "replica", "line 4"),
         (disk("- key: 1\n  source: {file: a}\n  replica: {}\n"), "replica", "line 4"),
-        (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {areas: [[0, 0]], since: monday}\n"), "changed.areas", "line 4"),
+        (
+            disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {areas: [[0, 0]], since: monday}\n"),
+            "changed.areas",
+            "line 4",
+        ),
         (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {since: x}\n"), "changed", "line 4"),
         (disk("- key: 1\n  source: {file: a}\n  replica: {file: b}\n  changed: {areas: [[0, 512]]}\n"), "add `since`", "line 4"),
         (
