@@ -58,8 +58,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Small enough that the applier can hold one whole while it fetches the next, within 32 MiB a disk.
-            segment: 8 << 20,
+            // Small enough that the applier can hold one whole while it fetches the next, within 32 MiB a disk (docs/performance.md).
+            segment: 6 << 20,
             part: MAX_PART,
             memory: 16 << 20,
             reads: 4,

@@ -43,7 +43,11 @@ pub(crate) async fn renewing<D: Document, T>(env: &Env, held: &mut Held<D>, work
     loop {
         tokio::select! {
             biased;
-            result = &mut work => return Ok(result),
+            result = &mut work => {
+                // Whoever slept through its lease must not act on what it has learnt.
+                held.check()?;
+                return Ok(result);
+            }
             () = env.clock.sleep(RENEW_EVERY) => held.renew().await?,
         }
     }

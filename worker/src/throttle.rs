@@ -30,23 +30,33 @@ impl Throttle {
         Self { clock, bucket: Mutex::new(Bucket { rate: rate(bits_per_second), level: 0.0, at }) }
     }
 
-    /// Changes the share; who waits already waits on.
+    /// Changes the share, also for those who wait.
     pub fn set(&self, bits_per_second: Option<u64>) {
         self.lock().rate = rate(bits_per_second);
     }
 
     /// Returns when `bytes` may go.
     pub async fn take(&self, bytes: usize) {
-        let wait = {
-            let mut bucket = self.lock();
-            let now = self.clock.monotonic();
-            let Some(rate) = bucket.rate else { return };
-            bucket.level = (bucket.level + now.saturating_sub(bucket.at).as_secs_f64() * rate).min(rate);
-            bucket.at = now;
-            bucket.level -= bytes as f64;
-            if bucket.level >= 0.0 { return } else { Duration::from_secs_f64(-bucket.level / rate) }
+        self.lock().level -= bytes as f64;
+        while let Some(wait) = self.debt() {
+            // In steps, so that a share that is raised meanwhile is felt at once.
+            self.clock.sleep(wait.min(Duration::from_secs(1))).await;
+        }
+    }
+
+    /// How long it takes until nothing is owed, or none where that is now.
+    fn debt(&self) -> Option<Duration> {
+        let mut bucket = self.lock();
+        let now = self.clock.monotonic();
+        let passed = now.saturating_sub(bucket.at);
+        bucket.at = now;
+        let Some(rate) = bucket.rate else {
+            bucket.level = 0.0;
+            return None;
         };
-        self.clock.sleep(wait).await;
+        bucket.level = (bucket.level + passed.as_secs_f64() * rate).min(rate);
+        // A thousandth of a second less is nothing that anyone would wait for, and rounding must not make it an endless one.
+        (bucket.level < 0.0).then(|| Duration::from_secs_f64((-bucket.level / rate).clamp(0.001, 1e9)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Bucket> {

@@ -181,12 +181,14 @@ impl MemoryHost {
 
     /// The disk is deleted, and one of the same size takes its place: zeros, formatted as the seed `unique_id` or not at all. Clients find
     /// the new one; what was sent to a managed disk before arrives nowhere, what was sent to a page blob arrives at the blob of that name.
-    pub fn replace_with_empty(&self, unique_id: Option<Uuid>) {
+    ///
+    /// A page blob is born with the sequence number `turn`.
+    pub fn replace_with_empty(&self, unique_id: Option<Uuid>, turn: u64) {
         let mut state = self.state();
         state.data.fill(0);
         state.unique_id = unique_id;
         state.instance += 1;
-        state.sequence = 0;
+        state.sequence = turn;
         state.last_modified = whole_seconds(self.clock.now());
     }
 }
@@ -380,7 +382,7 @@ mod tests {
             disk.raise_fence(Fence { turn: 1, previous_end: None }).await.unwrap();
             disk.write(permit(1, &clock), 0, vec![1; 512].into()).await.unwrap();
             let late = disk.prepare_write(permit(1, &clock), 0, vec![1; 512].into()).unwrap();
-            disk.host().replace_with_empty(None);
+            disk.host().replace_with_empty(None, 0);
             assert_eq!(disk.unique_id().await.unwrap(), NO_SEED);
             assert_eq!(disk.host().deliver(&late), Err(refused));
             assert_eq!(disk.host().peek(), vec![0; 4096]);

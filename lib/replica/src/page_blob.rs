@@ -34,12 +34,22 @@ impl fmt::Debug for PageBlobDisk {
 impl PageBlobDisk {
     /// Makes a page blob for `capacity` bytes, rounded up to MiB, with its footer. The container exists. A creation that was cut off is
     /// finished; any other blob there is left alone: [`ReplicaError::WrongSeed`].
-    pub async fn create(url: Url, auth: &Auth, clock: Arc<dyn Clock>, capacity: u64, unique_id: Uuid) -> Result<Self, ReplicaError> {
+    ///
+    /// `turn` is the ledger's, with the new seed in it. The blob is born with that sequence number: whatever an older turn sent to a blob of this
+    /// name, a write or the raising of its fence, finds itself shut out from the first moment.
+    pub async fn create(
+        url: Url,
+        auth: &Auth,
+        clock: Arc<dyn Clock>,
+        turn: u64,
+        capacity: u64,
+        unique_id: Uuid,
+    ) -> Result<Self, ReplicaError> {
         let content = content_for(capacity).filter(|content| *content > 0 && content + FOOTER as u64 <= LARGEST);
         let content = content.ok_or(ReplicaError::TooSmall { capacity: LARGEST - CONTENT_UNIT, needed: capacity })?;
         let pages = Pages::new(url, auth, None)?;
         let id = unique_id.to_string();
-        let made = pages.create(content + FOOTER as u64, HashMap::from([(SEED.to_owned(), id.clone())])).await?;
+        let made = pages.create(content + FOOTER as u64, turn, HashMap::from([(SEED.to_owned(), id.clone())])).await?;
         let disk = Self(PageDisk::new(pages, content, FenceKind::Exact, clock));
         if !made {
             let found = disk.0.pages.properties().await?;

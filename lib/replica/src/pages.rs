@@ -127,8 +127,10 @@ impl Pages {
     }
 
     /// Makes the blob, where there is none: `false` where there is one.
-    pub(crate) async fn create(&self, size: u64, metadata: HashMap<String, String>) -> Result<bool, ReplicaError> {
-        let options = PageBlobClientCreateOptions { metadata: Some(metadata), timeout: server_timeout(), ..Default::default() };
+    pub(crate) async fn create(&self, size: u64, turn: u64, metadata: HashMap<String, String>) -> Result<bool, ReplicaError> {
+        let blob_sequence_number = Some(sequence(turn)?);
+        let options =
+            PageBlobClientCreateOptions { metadata: Some(metadata), blob_sequence_number, timeout: server_timeout(), ..Default::default() };
         match within(READ_TIMEOUT, self.page.create(size, Some(options.if_not_exists()))).await {
             Ok(_) => Ok(true),
             Err(failure) if failure.status == Some(409) && failure.code == "BlobAlreadyExists" => Ok(false),

@@ -27,6 +27,10 @@ use crate::{
 /// How often one write is tried.
 const TRIES: u32 = 8;
 
+/// The most that neighbouring blocks are joined to. Half of what a request may hold: the disk's speed is its own well before the number of
+/// requests counts, and each byte more is held three times, in the run that is joined and in those on their way.
+const RUN: usize = MAX_WRITE / 2;
+
 /// What was done on a disk.
 pub(super) struct Applied {
     written: u64,
@@ -57,7 +61,7 @@ pub(super) async fn apply(
     let mut segments: Vec<&SegmentRef> = sent.segments.iter().collect();
     segments.sort_by_key(|segment| segment.first);
     let applied = Applied { written: 0, cleared: 0, extents: ExtentSet::new() };
-    let mut writer = Writer { env, disk, seat, leave, running: FuturesUnordered::new(), joined: Coalescer::new(MAX_WRITE), applied };
+    let mut writer = Writer { env, disk, seat, leave, running: FuturesUnordered::new(), joined: Coalescer::new(RUN), applied };
     // One segment is applied while the next is fetched, never more: the place in the channel is taken before the fetch begins.
     let (sender, mut receiver) = mpsc::channel(1);
     let fetching = async {
@@ -92,7 +96,8 @@ pub(super) async fn apply(
     let settled = writer.settle(result.is_ok()).await;
     result.and(settled)?;
     seat.seed().flush().await.map_err(|error| ApplierError::Replica { disk, error })?;
-    if writer.applied.extents != sent.extents {
+    // The sum is compared as well: records that overlap would be written in an order that nobody knows.
+    if writer.applied.extents != sent.extents || writer.applied.written + writer.applied.cleared != sent.extents.bytes() {
         return Err(ApplierError::BitmapMismatch { disk });
     }
     Ok(writer.applied)
@@ -136,7 +141,7 @@ impl<'a> Writer<'a> {
             match plain.map_err(|error| Segment::damaged(name, &record, error))? {
                 Some(plain) => {
                     // A run that is whole waits for nothing: else it would be held beside those on their way.
-                    if self.joined.held() + plain.len() >= MAX_WRITE {
+                    if self.joined.held() + plain.len() >= RUN {
                         self.room().await?;
                     }
                     self.joined.push(record.offset, plain.into());

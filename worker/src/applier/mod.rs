@@ -21,7 +21,7 @@ use blocklog::{
     ledger::{Admission, Ledger, Refusal},
     names,
     plant::{Plant, planted},
-    store::{LeaseId, StoreError},
+    store::{LeaseId, StoreError, When},
 };
 use extents::ExtentSet;
 use futures::future::join_all;
@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 use self::{disk::Applied, leave::Leave, seat::Seat};
 use crate::{
     env::{Env, Event},
-    patience::renewing,
+    patience::{self, renewing},
 };
 
 /// Opens seeds by the access that an order carries.
@@ -290,19 +290,27 @@ impl Work<'_> {
         });
         let all = join_all(disks);
         let mut all = std::pin::pin!(all);
-        let mut kept = Ok(true);
+        // Beside the writes, so that a slow log store does not hold them up.
+        let keeper = async {
+            loop {
+                leave.renewal_due().await;
+                let kept = self.keep(held, seeds, leave).await;
+                if !matches!(kept, Ok(true)) {
+                    leave.stop();
+                    return kept;
+                }
+            }
+        };
+        let mut keeper = std::pin::pin!(keeper);
+        let mut kept = None;
         let results = loop {
             tokio::select! {
                 biased;
                 results = &mut all => break results,
-                () = leave.renewal_due(), if matches!(kept, Ok(true)) => {
-                    kept = self.keep(held, seeds, leave).await;
-                    if !matches!(kept, Ok(true)) {
-                        leave.stop();
-                    }
-                }
+                ended = &mut keeper, if kept.is_none() => kept = Some(ended),
             }
         };
+        let kept = kept.unwrap_or(Ok(true));
         if !kept? {
             return Ok(None);
         }
@@ -355,7 +363,7 @@ impl Work<'_> {
         };
         let name = names::receipt(self.manifest.of);
         let bytes = document::encode(&self.env.keys, &name, &receipt)?;
-        self.env.store.put(&name, bytes, blocklog::store::When::Always, None).await?;
+        patience::store(self.env, || self.env.store.put(&name, bytes.clone(), When::Always, None)).await?;
         let next = held.value().finish(&self.manifest, index, &self.order.tokens, in_doubt);
         held.write(next).await?;
         Ok(if self.manifest.partial() { End::Partial } else { End::Clean })

@@ -90,6 +90,28 @@ pub enum GatewayError {
     },
 }
 
+impl GatewayError {
+    /// The reason word, from a closed set.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Log(error) => error.reason(),
+            Self::Snapshot(SnapshotError::Unreachable(_)) => "SourceUnreachable",
+            Self::Snapshot(SnapshotError::Refused(_)) => "SourceRefused",
+            Self::Source { error: SourceError::TooShort { .. }, .. } => "SourceTooShort",
+            Self::Source { error: SourceError::Refused(_), .. } => "SourceRefused",
+            Self::Source { .. } => "SourceUnreachable",
+            Self::SourceGrown { .. } => "SourceGrown",
+        }
+    }
+
+    /// True where this cycle can't be finished by anyone: its snapshot is released, and the cycle has failed.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::SourceGrown { .. } | Self::Source { error: SourceError::TooShort { .. }, .. })
+    }
+}
+
 impl From<StoreError> for GatewayError {
     fn from(error: StoreError) -> Self {
         Self::Log(error.into())
@@ -114,6 +136,18 @@ pub async fn run(env: &Env, control: &dyn SnapshotControl, job: &Job) -> Result<
 }
 
 async fn act(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>) -> Result<End, GatewayError> {
+    match go_on(env, control, job, held).await {
+        // No successor would come further, and the snapshot must not stand for ever.
+        Err(error) if error.is_final() => {
+            env.progress.note(Event::Waiting { reason: error.reason(), message: error.to_string() });
+            finish(env, control, held, End::Failed { reason: error.reason().to_owned() }).await?;
+            Err(error)
+        }
+        result => result,
+    }
+}
+
+async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>) -> Result<End, GatewayError> {
     if let Some(end) = ended(env, job, held).await? {
         return finish(env, control, held, end).await;
     }
@@ -144,10 +178,12 @@ async fn act(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Hel
     } else {
         (done, true)
     };
-    let end = match manifest(env, held.value(), &ledger, &snapshot, kept, lost) {
+    let end = match manifest(held.value(), &ledger, &snapshot, kept, lost) {
         Some(manifest) => {
             held.check()?;
-            End::Sent { manifest: commit(env, &manifest).await? }
+            let digest = commit(env, &manifest).await?;
+            env.progress.note(Event::Sent);
+            End::Sent { manifest: digest }
         }
         None => End::Failed { reason: "SnapshotLost".to_owned() },
     };
@@ -201,7 +237,8 @@ async fn snapshot(env: &Env, control: &dyn SnapshotControl, held: &mut Held<Stat
     for found in renewing(env, held, control.find(of.vm)).await?? {
         if found.cycle == of.cycle && ours.is_none() {
             ours = Some(found.snapshot);
-        } else {
+        } else if found.cycle <= of.cycle {
+            // One of a later cycle is that gateway's business, and this one's is over.
             renewing(env, held, control.release(&found.snapshot)).await??;
         }
     }
@@ -290,7 +327,7 @@ async fn transfer(
 }
 
 /// The manifest of what counts, or none where that can't make a cycle.
-fn manifest(env: &Env, state: &State, ledger: &Ledger, snapshot: &Snapshot, mut kept: Kept, lost: bool) -> Option<Manifest> {
+fn manifest(state: &State, ledger: &Ledger, snapshot: &Snapshot, mut kept: Kept, lost: bool) -> Option<Manifest> {
     let mut disks = BTreeMap::new();
     for (disk, progress) in &state.disks {
         let partial = !progress.read;
@@ -333,7 +370,6 @@ fn manifest(env: &Env, state: &State, ledger: &Ledger, snapshot: &Snapshot, mut 
         epochs,
         disks,
     })
-    .inspect(|_| env.progress.note(Event::Sent))
 }
 
 /// Writes the manifest. One that is there already was written by a predecessor that had every right to, and is as good.
@@ -355,15 +391,14 @@ async fn finish(env: &Env, control: &dyn SnapshotControl, held: &mut Held<State>
         End::Failed { reason } => Phase::Failed(reason.clone()),
     };
     held.write(next.clone()).await?;
-    if next.snapshot != SnapshotNote::None && next.snapshot != SnapshotNote::Released {
-        for found in renewing(env, held, control.find(next.of.vm)).await?? {
-            // One of a later cycle is that gateway's business.
-            if found.cycle <= next.of.cycle {
-                renewing(env, held, control.release(&found.snapshot)).await??;
-            }
+    // Whatever the note says: a call to take one may have been carried out long after its caller gave up.
+    for found in renewing(env, held, control.find(next.of.vm)).await?? {
+        // One of a later cycle is that gateway's business.
+        if found.cycle <= next.of.cycle {
+            renewing(env, held, control.release(&found.snapshot)).await??;
         }
-        next.snapshot = SnapshotNote::Released;
-        held.write(next).await?;
     }
+    next.snapshot = SnapshotNote::Released;
+    held.write(next).await?;
     Ok(end)
 }

@@ -113,7 +113,7 @@ impl Local {
             match ledger.seeds.get(&disk) {
                 Some(seed) if self.is_there(disk, seed).await? => {}
                 // Nothing was ever written to it, so a new one is as good as the old one was.
-                Some(seed) if ledger.turn == Turn(0) && seed.capacity == size => self.make(disk, seed).await?,
+                Some(seed) if ledger.turn == Turn(0) && seed.capacity == size => self.make(disk, seed, ledger.turn).await?,
                 Some(_) => {
                     let told = "its seed is gone; a new one is made, and the disk is sent in full";
                     self.listener.tell(Told::Warning(format!("disk {disk}: {told}")));
@@ -142,7 +142,7 @@ impl Local {
         }
         held.release().await;
         for (disk, seed) in &missing {
-            self.make(*disk, seed).await?;
+            self.make(*disk, seed, ledger.turn).await?;
         }
         Ok(ledger)
     }
@@ -203,7 +203,7 @@ impl Local {
         }
     }
 
-    async fn make(&self, disk: DiskKey, seed: &Seed) -> Result<(), Failure> {
+    async fn make(&self, disk: DiskKey, seed: &Seed, turn: Turn) -> Result<(), Failure> {
         let about = |error: ReplicaError| match error {
             ReplicaError::WrongSeed { .. } => Failure::from(error).with_remedy(FOREIGN).about(format_args!("disk {disk}")),
             error => Failure::from(error).about(format_args!("disk {disk}")),
@@ -216,7 +216,7 @@ impl Local {
         match &replica.access {
             ReplicaAccess::File { path } => drop(RawFileDisk::create(path, capacity, unique_id).await.map_err(about)?),
             ReplicaAccess::PageBlob { url } => {
-                drop(PageBlobDisk::create(url.expose().clone(), &replica.auth, clock, capacity, unique_id).await.map_err(about)?);
+                drop(PageBlobDisk::create(url.expose().clone(), &replica.auth, clock, turn.0, capacity, unique_id).await.map_err(about)?);
             }
             ReplicaAccess::DiskSas { url, api_version } => {
                 let made = DiskSasDisk::format(url.expose().clone(), clock, api_version.as_deref(), capacity, unique_id).await;

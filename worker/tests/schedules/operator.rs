@@ -172,7 +172,7 @@ impl Operator {
             let (disk, _) = DISKS[world.sim.random(|r| r.below(2)) as usize];
             let id = Uuid::from_u128(u128::from(world.sim.random(|r| r.next())));
             world.sim.note(format!("the seed of disk {disk} is replaced by an empty one"));
-            world.hosts[&disk].replace_with_empty(Some(id));
+            world.hosts[&disk].replace_with_empty(Some(id), 0);
         }
         if self.chance(200) {
             self.take_over();
@@ -202,7 +202,7 @@ impl Operator {
             if let Some(ledger) = world.ledger() {
                 // What is found is not trusted: nobody knows what wrote it. The new seed is one of our own making.
                 let id = u128::from(world.sim.random(|r| r.next()));
-                world.hosts[&disk].replace_with_empty(Some(Uuid::from_u128(id)));
+                world.hosts[&disk].replace_with_empty(Some(Uuid::from_u128(id)), ledger.turn.next().0);
                 world.sim.note(format!("re-seed of disk {disk}"));
                 self.put(&name, &ledger.reseed(disk, seed(id, capacity)), When::Always, Some(lease));
             }

@@ -101,6 +101,11 @@ impl Vm {
         self.lock().taken.iter_mut().for_each(|frozen| frozen.gone = true);
     }
 
+    /// The cycles whose snapshots stand.
+    pub fn standing_cycles(&self) -> Vec<Cycle> {
+        self.lock().taken.iter().filter(|frozen| !frozen.gone).map(|frozen| frozen.of.cycle).collect()
+    }
+
     pub fn standing(&self) -> usize {
         self.lock().taken.iter().filter(|frozen| !frozen.gone).count()
     }

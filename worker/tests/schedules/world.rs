@@ -372,7 +372,9 @@ impl ActorDisk {
         let written = range.clone();
         let effect = move || {
             let result = world.hosts[&disk].deliver(&write).map_err(|refused| MemoryDisk::answer(permit.turn, refused));
-            if result.is_ok() {
+            if result.is_err() {
+                world.sim.note(format!("a write of turn {} to disk {disk} is fenced out", permit.turn));
+            } else {
                 world.look_at_write(disk, written.clone());
                 world.look_at_replica("a write arrived");
             }
@@ -398,11 +400,24 @@ impl ReplicaDisk for ActorDisk {
     }
 
     async fn raise_fence(&self, fence: Fence) -> Result<(), ReplicaError> {
-        // The fence is one request (or waits by itself); what can go wrong with a request can go wrong here.
         let lost = || Err(ReplicaError::Unreachable("no answer".to_owned()));
-        self.world.sim.io(self.actor, &format!("fence disk {} turn {}", self.disk, fence.turn), || Ok(()), lost).await?;
+        let what = format!("fence disk {} turn {}", self.disk, fence.turn);
+        let (host, kind) = (Arc::clone(&self.world.hosts[&self.disk]), self.client.fence_kind());
+        // What the real client sends, as a request that can be late, doubled or lost. It says the same each time it arrives.
+        let effect = move || {
+            let _ = match kind {
+                FenceKind::Exact => Some(host.raise_sequence(fence.turn)),
+                FenceKind::Time => host.rewrite_footer().map(|_| 0),
+            };
+            Ok(())
+        };
+        if kind == FenceKind::Exact {
+            self.world.sim.io(self.actor, &what, effect, lost).await?;
+            return self.client.raise_fence(fence).await;
+        }
+        // The time fence waits first, and looks at the answer; a copy of its request may arrive whenever it likes.
         self.client.raise_fence(fence).await?;
-        self.world.sim.io(self.actor, &format!("fenced disk {} turn {}", self.disk, fence.turn), || Ok(()), lost).await
+        self.world.sim.io(self.actor, &what, effect, lost).await
     }
 
     async fn write(&self, permit: Permit, offset: u64, data: Bytes) -> Result<(), ReplicaError> {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::support::{CAPACITY, ID, blob_url, key_client, write_sas};
 
 async fn create(url: &Url, capacity: u64, id: Uuid) -> Result<PageBlobDisk, ReplicaError> {
-    PageBlobDisk::create(url.clone(), &Azurite::shared().auth(), Arc::new(SystemClock::new()), capacity, id).await
+    PageBlobDisk::create(url.clone(), &Azurite::shared().auth(), Arc::new(SystemClock::new()), 0, capacity, id).await
 }
 
 async fn open(url: &Url) -> Result<PageBlobDisk, ReplicaError> {

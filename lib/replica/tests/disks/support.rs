@@ -98,7 +98,7 @@ impl Place {
 
     pub async fn page_blob() -> Self {
         let url = blob_url().await;
-        PageBlobDisk::create(url.clone(), &Azurite::shared().auth(), OffsetClock::system(), CAPACITY, ID).await.unwrap();
+        PageBlobDisk::create(url.clone(), &Azurite::shared().auth(), OffsetClock::system(), 0, CAPACITY, ID).await.unwrap();
         Self::Azure(ReplicaAccess::PageBlob { url: url.into() })
     }
 
