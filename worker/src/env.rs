@@ -37,7 +37,7 @@ pub struct Env {
 /// How much at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of a segment at which the next begins; at most 32 MiB.
+    /// Bytes of a segment at which the next begins; at most 32 MiB. A VM whose disks hold more than a million of them gets larger ones.
     pub segment: u64,
     /// Bytes of a staged part; at most 4 MiB.
     pub part: usize,

@@ -22,6 +22,7 @@ use blocklog::{
     ledger::{Ledger, Refusal},
     names,
     plant::{Plant, planted},
+    segment::MAX_SEGMENT,
     store::{LeaseId, StoreError},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -30,7 +31,7 @@ use tokio::sync::mpsc;
 
 use self::{keeper::Keeper, plan::DiskPlan, resume::Counted};
 use crate::{
-    env::{Env, Event},
+    env::{Env, Event, Limits},
     patience::renewing,
     snapshot::{Changes, SnapshotControl, SnapshotError},
 };
@@ -301,6 +302,10 @@ async fn transfer(
             None => return Ok((done, Err(Lost))),
         }
     }
+    // At most a million segments in a cycle, whatever the size of its disks: the manifest names each, and has to stay readable.
+    let total: u64 = ledger.seeds.values().map(|seed| seed.capacity).sum();
+    let segment = env.limits.segment.max(total >> 20).min(MAX_SEGMENT);
+    let env = &Env { limits: Limits { segment, ..env.limits }, ..env.clone() };
     let (sender, receiver) = mpsc::channel(plans.len().max(1) * 2);
     let of = held.value().of;
     let mut keeper = Keeper::new(env, control, snapshot, held, epoch, done, receiver);
