@@ -24,7 +24,7 @@ use crate::{
 /// The version of the format that this code writes, and the only one that it reads.
 pub const FORMAT: u32 = 1;
 
-/// The largest document that is read: 256 MiB, a manifest of two million segments.
+/// The largest document that is read: 256 MiB, a manifest of some 1.8 million segments.
 pub const MAX_DOCUMENT: usize = 256 << 20;
 
 const CONTEXT: &str = "hawser v1 document mac";

@@ -42,7 +42,7 @@ THE FILE (YAML; relative paths are relative to its folder; sizes in bytes):
     replica: {file: /replicas/vm1.raw}          # or {pageBlob: {url: .., accountKeyFile: .. or sasFile: ..}}, {sas: {urlFile: ..}}
   logStore: {directory: log}                    # or {azure: {accountUrl: .., container: .., sasFile: .. or accountKeyFile: ..}}
   key: {file: key}                              # `worker key new` makes it
-  segmentBytes: 8388608                         # these four are optional
+  segmentBytes: 6291456                         # these four are optional
   memoryBytes: 16777216                         # of blocks, a disk
   bitsPerSecond: 100000000
   cpus: 2
