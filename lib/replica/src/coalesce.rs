@@ -41,11 +41,12 @@ impl Held {
         }
     }
 
-    fn push(&mut self, piece: Bytes) {
+    /// `most` is what the whole may come to: no more room is taken for it.
+    fn push(&mut self, piece: Bytes, most: usize) {
         match self {
             Self::One(first) if first.is_empty() => *first = piece,
             Self::One(first) => {
-                let mut whole = BytesMut::with_capacity(2 * (first.len() + piece.len()));
+                let mut whole = BytesMut::with_capacity((2 * (first.len() + piece.len())).min(most));
                 whole.extend_from_slice(first);
                 whole.extend_from_slice(&piece);
                 *self = Self::Joined(whole);
@@ -86,7 +87,7 @@ impl Coalescer {
             }
             let piece = data.split_to(data.len().min(self.most - self.held()));
             at += piece.len() as u64;
-            self.held.push(piece);
+            self.held.push(piece, self.most);
             if self.held() == self.most {
                 self.end_run();
             }

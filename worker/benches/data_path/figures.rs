@@ -184,6 +184,9 @@ fn delta(setup: &Setup, report: &mut Report) {
     report.plain("seconds, reading alone", &of(|run| run.0.seconds), "Hawser's NBD client, four reads in flight");
     report.plain("reading alone / gateway", &of(|run| run.0.seconds / run.1.seconds), "");
     report.plain("reading alone / cycle", &of(|run| run.0.seconds / (run.1.seconds + run.2.seconds)), "");
+    let beyond = |outcome: &Outcome| outcome.beyond_idle() as f64 / MIB;
+    report.plain("MiB beyond idle, gateway", &runs.iter().map(|run| beyond(&run.1)).collect::<Vec<_>>(), "");
+    report.plain("MiB beyond idle, applier", &runs.iter().map(|run| beyond(&run.2)).collect::<Vec<_>>(), "");
     drop(server);
     std::fs::remove_file(path).unwrap();
     fresh(setup, "rig");

@@ -62,7 +62,7 @@ impl Report {
     /// A ratio that should be `aim` or more.
     pub fn at_least(&mut self, name: &str, samples: &[f64], aim: f64, detail: &str) {
         let (middle, least, greatest) = spread(samples);
-        let verdict = self.judge(name, middle >= aim, &format!("aim {aim:.2}, got {middle:.2}"));
+        let verdict = self.judge(name, middle >= aim, &format!("aim {aim:.2}, got {middle:.3}"));
         println!("  {name:<34} {middle:>5.2} ({least:.2} to {greatest:.2})  aim {aim:.2} {verdict}  {detail}");
     }
 

@@ -176,7 +176,6 @@ pub(super) async fn records<'a>(
     counters: &'a Counters,
 ) -> Result<impl Stream<Item = Result<Out, GatewayError>> + 'a, GatewayError> {
     let reader = Arc::new(Reader::open(env, control, snapshot, plan.place).await?);
-    let zero = zero_fingerprint(u64::from(plan.place.block));
     let work = Work {
         ranges: Cut {
             ranges: plan.target.byte_ranges().collect::<Vec<_>>().into_iter(),
@@ -213,7 +212,14 @@ pub(super) async fn records<'a>(
                     Fetched::Zero(range) => Ok(Some(Out::Zero(range))),
                     Fetched::Data { offset, plain, expect, permit } => {
                         let length = plain.len() as u64;
-                        let out = cpu::run(env.cpu.as_ref(), move || compute(&sealer, offset, plain, expect, &zero, permit)).await;
+                        // Not worth two changes of thread: it takes less time than reading the block took.
+                        let out = if is_zero(&plain) {
+                            let range = offset..offset + length;
+                            let in_place = expect.is_some_and(|expect| expect == zero_fingerprint_of(&range));
+                            (!in_place).then_some(Out::Zero(range))
+                        } else {
+                            cpu::run(env.cpu.as_ref(), move || compute(&sealer, offset, plain, expect, permit)).await
+                        };
                         if out.is_none() {
                             counters.in_place.fetch_add(length, Ordering::Relaxed);
                         }
@@ -226,20 +232,8 @@ pub(super) async fn records<'a>(
     Ok(computed.try_filter_map(async |out| Ok(out)))
 }
 
-/// One block's work on a thread of the pool: none where it is in place.
-fn compute(
-    sealer: &Sealer,
-    offset: u64,
-    plain: Vec<u8>,
-    expect: Fingerprint,
-    zero: &[u8; 32],
-    mut permit: OwnedSemaphorePermit,
-) -> Option<Out> {
-    if is_zero(&plain) {
-        // The last block of a disk may be short; then it is hashed like any other.
-        let in_place = expect.is_some_and(|expect| expect == *zero || expect == *blake3::hash(&plain).as_bytes());
-        return (!in_place).then(|| Out::Zero(offset..offset + plain.len() as u64));
-    }
+/// The work on a block that has data, on a thread of the pool: none where it is in place.
+fn compute(sealer: &Sealer, offset: u64, plain: Vec<u8>, expect: Fingerprint, mut permit: OwnedSemaphorePermit) -> Option<Out> {
     let checksum = *blake3::hash(&plain).as_bytes();
     if expect == Some(checksum) {
         return None;
