@@ -12,7 +12,6 @@ pub mod snapshot;
 pub mod throttle;
 
 /// Blocks of a MiB are allocated on one thread and freed on another, hundreds a second. The system's allocator gives each back to the kernel
-/// and faults it in again page by page, which costs more than reading it, or keeps what is free once for each thread; docs/performance.md
-/// says how much.
+/// and faults it in again page by page, which costs more than reading it, or keeps what is free once for each thread.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
