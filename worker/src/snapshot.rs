@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use blocklog::{
     cycle::Snapshot,
-    ids::{ChangeId, Cycle, CycleId, DiskKey, VmId},
+    ids::{ChangeId, CycleId, DiskKey, VmId},
 };
 use extents::ExtentSet;
 use source::{DiskSource, SourceError};
@@ -34,13 +34,20 @@ pub enum Changes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// The cycle that its name tells.
-    pub cycle: Cycle,
+    pub of: CycleId,
     /// It.
     pub snapshot: Snapshot,
 }
 
-/// Takes, watches and removes the snapshots of one VM. Each of them is named by owner, VM and cycle, so that one that was taken by a worker
-/// which died before it could note it is found again.
+impl Found {
+    /// True where it is `cycle`'s own, or one that an earlier cycle of the same incarnation left.
+    pub fn is_up_to(&self, cycle: CycleId) -> bool {
+        self.of.vm == cycle.vm && self.of.incarnation == cycle.incarnation && self.of.cycle <= cycle.cycle
+    }
+}
+
+/// Takes, watches and removes the snapshots of one VM. Each of them is named by owner, VM, incarnation and cycle, so that one that was taken by
+/// a worker which died before it could note it is found again, and none is taken for that of a replication that was begun anew.
 #[async_trait]
 pub trait SnapshotControl: Send + Sync {
     /// All own snapshots of the VM that stand or are being taken (it waits for these), oldest first.

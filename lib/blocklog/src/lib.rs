@@ -5,6 +5,7 @@
 //! All of it lies in a [`store::LogStore`]; documents carry a MAC ([`document`]), blocks are encrypted ([`keys`]).
 
 pub mod azure_blob;
+pub mod blob_name;
 pub mod clock;
 pub mod codec;
 pub mod cycle;
@@ -23,6 +24,7 @@ pub mod ledger;
 pub mod names;
 pub mod plant;
 pub mod segment;
+pub mod steward;
 pub mod store;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;

@@ -219,7 +219,7 @@ impl SnapshotControl for Control<'_> {
     async fn take(&self, of: CycleId) -> Result<Snapshot, SnapshotError> {
         let change_ids = self.rig.disks().map(|(key, _)| (key, Some(ChangeId(format!("bench/{}", of.cycle))))).collect();
         let snapshot = Snapshot { reference: "bench".to_owned(), taken: self.env.clock.now(), change_ids };
-        *self.found.lock().unwrap() = Some(Found { cycle: of.cycle, snapshot: snapshot.clone() });
+        *self.found.lock().unwrap() = Some(Found { of, snapshot: snapshot.clone() });
         Ok(snapshot)
     }
 

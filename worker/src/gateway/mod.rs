@@ -236,10 +236,10 @@ async fn snapshot(env: &Env, control: &dyn SnapshotControl, held: &mut Held<Stat
     held.write(next.clone()).await?;
     let mut ours = None;
     for found in renewing(env, held, control.find(of.vm)).await?? {
-        if found.cycle == of.cycle && ours.is_none() {
+        if found.of == of && ours.is_none() {
             ours = Some(found.snapshot);
-        } else if found.cycle <= of.cycle {
-            // One of a later cycle is that gateway's business, and this one's is over.
+        } else if found.is_up_to(of) || found.of.incarnation != of.incarnation {
+            // One of a later cycle is that gateway's business, and this one's is over. Another incarnation is dead: the ledger is of this one.
             renewing(env, held, control.release(&found.snapshot)).await??;
         }
     }
@@ -398,8 +398,8 @@ async fn finish(env: &Env, control: &dyn SnapshotControl, held: &mut Held<State>
     held.write(next.clone()).await?;
     // Whatever the note says: a call to take one may have been carried out long after its caller gave up.
     for found in renewing(env, held, control.find(next.of.vm)).await?? {
-        // One of a later cycle is that gateway's business.
-        if found.cycle <= next.of.cycle {
+        // One of a later cycle is that gateway's business; so is one of another incarnation, for this one may be the dead one.
+        if found.is_up_to(next.of) {
             renewing(env, held, control.release(&found.snapshot)).await??;
         }
     }

@@ -249,7 +249,7 @@ impl SnapshotControl for Images {
         let change_id = ChangeId(self.id.clone().unwrap_or_else(|| format!("local/{}", of.cycle)));
         let change_ids = self.disks.keys().map(|disk| (*disk, Some(change_id.clone()))).collect();
         let snapshot = Snapshot { reference, taken, change_ids };
-        *self.taken() = Some(Found { cycle: of.cycle, snapshot: snapshot.clone() });
+        *self.taken() = Some(Found { of, snapshot: snapshot.clone() });
         Ok(snapshot)
     }
 

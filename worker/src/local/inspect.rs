@@ -8,6 +8,7 @@ use std::{
 
 use blocklog::{
     LogError,
+    blob_name::BlobName,
     clock::SystemClock,
     codec::{self, Codec},
     cycle::{Epochs, KeyCheck, Manifest, ManifestDisk, Order, Receipt, State},
@@ -26,7 +27,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    blobs::Blob,
     file::CycleFile,
     open::{self, Use},
 };
@@ -157,10 +157,10 @@ impl Inspector {
     pub async fn summary(&self, vm: Option<&str>) -> Result<Summary, Failure> {
         let mut summary = Summary::default();
         for listed in self.store.list("").await? {
-            let blob = Blob::of(&listed.name);
+            let blob = BlobName::of(&listed.name);
             match blob {
-                Blob::Order => summary.orders.add(listed.size),
-                Blob::Unknown => summary.unknown.add(listed.size),
+                BlobName::Order => summary.orders.add(listed.size),
+                BlobName::Unknown => summary.unknown.add(listed.size),
                 _ => {}
             }
             let Some(of) = blob.vm() else { continue };
@@ -169,7 +169,7 @@ impl Inspector {
                 continue;
             }
             let of = summary.vms.entry(key).or_default();
-            of.ledger |= matches!(blob, Blob::Ledger(_));
+            of.ledger |= matches!(blob, BlobName::Ledger(_));
             let Some(incarnation) = blob.incarnation() else { continue };
             let incarnation = of.incarnations.entry(incarnation.to_string()).or_default();
             let Some(cycle) = blob.cycle() else {
@@ -178,9 +178,9 @@ impl Inspector {
             };
             let cycle = incarnation.cycles.entry(cycle.cycle.0).or_default();
             match blob {
-                Blob::State(_) => drop(cycle.documents.insert("state")),
-                Blob::Manifest(_) => drop(cycle.documents.insert("manifest")),
-                Blob::Receipt(_) => drop(cycle.documents.insert("receipt")),
+                BlobName::State(_) => drop(cycle.documents.insert("state")),
+                BlobName::Manifest(_) => drop(cycle.documents.insert("manifest")),
+                BlobName::Receipt(_) => drop(cycle.documents.insert("receipt")),
                 _ => cycle.segments.add(listed.size),
             }
         }
@@ -192,20 +192,20 @@ impl Inspector {
     /// # Errors
     /// Where there is none, it is damaged, or it is not one of Hawser's.
     pub async fn show(&self, name: &str) -> Result<String, Failure> {
-        match Blob::of(name) {
-            Blob::KeyCheck => self.document::<KeyCheck>(name).await,
-            Blob::Order => self.document::<Order>(name).await,
-            Blob::Ledger(_) => self.document::<Ledger>(name).await,
-            Blob::State(_) => self.document::<State>(name).await,
-            Blob::Manifest(_) => self.document::<Manifest>(name).await,
-            Blob::Receipt(_) => self.document::<Receipt>(name).await,
-            Blob::Index(_) => self.document::<Index>(name).await,
-            Blob::Segment(of, epoch, n) => Ok(table(&self.tail(name, of, epoch, n).await?)),
-            Blob::Chunk(..) => {
+        match BlobName::of(name) {
+            BlobName::KeyCheck => self.document::<KeyCheck>(name).await,
+            BlobName::Order => self.document::<Order>(name).await,
+            BlobName::Ledger(_) => self.document::<Ledger>(name).await,
+            BlobName::State(_) => self.document::<State>(name).await,
+            BlobName::Manifest(_) => self.document::<Manifest>(name).await,
+            BlobName::Receipt(_) => self.document::<Receipt>(name).await,
+            BlobName::Index(_) => self.document::<Index>(name).await,
+            BlobName::Segment(of, epoch, n) => Ok(table(&self.tail(name, of, epoch, n).await?)),
+            BlobName::Chunk(..) => {
                 let message = format!("{name} holds the fingerprints of {CHUNK_BLOCKS} blocks, and nothing that can be read");
                 Err(Failure::new(Kind::BadFile, message, "Look at the index beside it, or run `worker log verify`."))
             }
-            Blob::Unknown => {
+            BlobName::Unknown => {
                 let message = format!("{name} is not a name that Hawser gives to a blob");
                 Err(Failure::new(Kind::BadFile, message, "Take a name as it stands in the log store, from v1/ on."))
             }
@@ -241,20 +241,20 @@ impl Inspector {
         let mut all = Everything::default();
         let mut looked = Looked::default();
         for listed in self.store.list("").await? {
-            let (blob, name) = (Blob::of(&listed.name), listed.name);
+            let (blob, name) = (BlobName::of(&listed.name), listed.name);
             let result = match blob {
-                Blob::KeyCheck => self.check::<KeyCheck>(&name).await.map(drop),
-                Blob::Order => self.check::<Order>(&name).await.map(drop),
-                Blob::Receipt(_) => self.check::<Receipt>(&name).await.map(drop),
-                Blob::Index(_) => self.check::<Index>(&name).await.map(drop),
-                Blob::Ledger(vm) => self.check::<Ledger>(&name).await.map(|ledger| drop(all.ledgers.insert(vm, ledger))),
-                Blob::State(of) => self.check::<State>(&name).await.map(|state| drop(all.states.insert(of, state))),
-                Blob::Manifest(of) => self.check::<Manifest>(&name).await.map(|manifest| drop(all.manifests.insert(of, manifest))),
-                Blob::Segment(of, epoch, n) => {
+                BlobName::KeyCheck => self.check::<KeyCheck>(&name).await.map(drop),
+                BlobName::Order => self.check::<Order>(&name).await.map(drop),
+                BlobName::Receipt(_) => self.check::<Receipt>(&name).await.map(drop),
+                BlobName::Index(_) => self.check::<Index>(&name).await.map(drop),
+                BlobName::Ledger(vm) => self.check::<Ledger>(&name).await.map(|ledger| drop(all.ledgers.insert(vm, ledger))),
+                BlobName::State(of) => self.check::<State>(&name).await.map(|state| drop(all.states.insert(of, state))),
+                BlobName::Manifest(of) => self.check::<Manifest>(&name).await.map(|manifest| drop(all.manifests.insert(of, manifest))),
+                BlobName::Segment(of, epoch, n) => {
                     all.segments.insert(names::segment(of, epoch, n), listed.size);
                     continue;
                 }
-                Blob::Chunk(..) | Blob::Unknown => continue,
+                BlobName::Chunk(..) | BlobName::Unknown => continue,
             };
             looked.documents += 1;
             if let Err(error) = result {
@@ -460,7 +460,7 @@ impl Everything {
             LogError::Missing(name) => (name, "it is missing".to_owned()),
             LogError::UnknownVersion { name, .. } | LogError::KeyMissing { name, .. } => (name, what),
         };
-        let needed = Blob::of(&blob).cycle().is_some_and(|of| self.names(of));
+        let needed = BlobName::of(&blob).cycle().is_some_and(|of| self.names(of));
         let damage = Damage { remedy: blob_remedy(&blob, needed), blob, what };
         if !looked.damaged.contains(&damage) {
             tell(&damage);

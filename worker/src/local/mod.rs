@@ -3,8 +3,6 @@
 //! Claims the cycle's number, runs the gateway, writes the order, runs the applier, cleans up. What an interrupted run has left is looked for
 //! first and finished: the same steps, taken from where they stopped.
 
-mod blobs;
-mod cleanup;
 mod compare;
 pub mod file;
 mod images;
@@ -26,13 +24,14 @@ use async_trait::async_trait;
 use blocklog::{
     LogError,
     clock::{Clock, SystemClock},
-    cycle::{KeyCheck, Manifest, Mode, Order, OrderSeed, Phase, Receipt, State, next},
+    cycle::{KeyCheck, Manifest, Mode, Order, OrderSeed, Receipt},
     document,
     entropy::SystemEntropy,
     held::MARGIN,
-    ids::{Cycle, CycleId, Digest, DiskKey},
-    ledger::{Admission, Ledger, Refusal},
+    ids::{CycleId, Digest, DiskKey},
+    ledger::{Ledger, Refusal},
     names,
+    steward::{Due, Steward},
     store::{LEASE, StoreError, When},
 };
 use replica::{
@@ -251,63 +250,31 @@ impl Local {
 
     /// What an interrupted run has left to do, or a new cycle.
     async fn next(&self, ledger: &Ledger, superseded: bool) -> Result<Next, Failure> {
-        let (store, keys) = (self.env.store.as_ref(), &self.env.keys);
-        if let Some(begun) = ledger.dirty.last().filter(|begun| begun.cycle == ledger.begun && !begun.covered && !superseded) {
-            let of = ledger.cycle(begun.cycle);
-            let name = names::manifest(of);
-            let manifest = document::require::<Manifest>(store, keys, &name).await;
-            let (manifest, digest) = manifest.map_err(|error| {
-                let damaged = matches!(error, LogError::Missing(_) | LogError::Damaged { .. });
-                let failure = Failure::from(error);
-                if damaged { failure.with_remedy(blob_remedy(&name, true)) } else { failure }
-            })?;
-            // Refused where a seed was replaced since: then a new cycle sends it all.
-            if let Ok(Admission::Finish | Admission::Begin) = ledger.admit(&manifest, digest) {
-                return Ok(Next::Apply { of, begun: true });
-            }
-        }
-        let mut last = ledger.cycle(ledger.begun);
-        let mut highest = None;
-        loop {
-            let of = CycleId { cycle: next(last.cycle), ..last };
-            match document::read::<State>(store, keys, &names::state(of)).await {
-                Ok(None) => break,
-                Ok(Some((state, _))) => highest = Some(state),
-                Err(error @ LogError::Damaged { .. }) => {
-                    self.warn(format!("{error}: cycle {} is left, its number is not used again", of.cycle));
-                    highest = None;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            last = of;
-        }
-        let current = highest.filter(|state| ledger.supports(&self.file.owner, state.of, state.basis).is_ok());
-        match current {
-            // A cycle that is Sent and has no manifest was given up by whoever deleted it.
-            Some(State { phase: Phase::Sent, of, .. })
-                if document::read::<Manifest>(store, keys, &names::manifest(of)).await?.is_some() =>
-            {
-                Ok(Next::Apply { of, begun: false })
-            }
-            Some(state)
-                if state.phase == Phase::Open && !(self.file.full && state.disks.values().any(|disk| disk.mode == Mode::Changed)) =>
-            {
-                Ok(Next::Run { of: state.of, resumed: true })
-            }
-            _ => self.claim(ledger, last.cycle).await,
-        }
+        let (steward, owner) = (self.steward(), &self.file.owner);
+        let due = steward.due(ledger, owner, superseded, |warning| self.warn(warning)).await.map_err(|error| {
+            let manifest = names::manifest(ledger.cycle(ledger.begun));
+            let begun = matches!(&error, LogError::Missing(name) | LogError::Damaged { name, .. } if *name == manifest);
+            let failure = Failure::from(error);
+            if begun { failure.with_remedy(blob_remedy(&manifest, true)) } else { failure }
+        })?;
+        let above = match due {
+            Due::Apply { of, begun } => return Ok(Next::Apply { of, begun }),
+            // A cycle that was begun with less than is asked for now is left.
+            Due::Resume(state) if self.file.full && state.disks.values().any(|disk| disk.mode == Mode::Changed) => state.of.cycle,
+            Due::Resume(state) => return Ok(Next::Run { of: state.of, resumed: true }),
+            Due::New { above } => above,
+        };
+        Ok(Next::Run { of: steward.claim(ledger, owner, above).await?, resumed: false })
     }
 
-    /// A number of its own for a new cycle, above `last`.
-    async fn claim(&self, ledger: &Ledger, mut last: Cycle) -> Result<Next, Failure> {
-        loop {
-            last = next(last);
-            let state = State::new(ledger.cycle(last), self.file.owner.clone(), ledger.turn);
-            match document::write_new(self.env.store.as_ref(), &self.env.keys, &state.name(), &state).await {
-                Ok(_) => return Ok(Next::Run { of: state.of, resumed: false }),
-                Err(LogError::Store(StoreError::Exists(_))) => {}
-                Err(error) => return Err(error.into()),
-            }
+    fn steward(&self) -> Steward {
+        Steward { store: self.env.store.clone(), keys: self.env.keys.clone() }
+    }
+
+    /// Deletes what nothing needs any more. What fails here is tried again after the next cycle.
+    async fn clean_up(&self, ledger: &Ledger) {
+        if let Err(error) = self.steward().clean_up(ledger).await {
+            self.warn(format!("not everything that is done with could be deleted: {error}"));
         }
     }
 

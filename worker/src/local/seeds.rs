@@ -85,18 +85,10 @@ impl Local {
     /// Takes the ledger of another owner, knowingly.
     async fn take_over(&self) -> Result<Ledger, Failure> {
         let name = names::ledger(self.file.vm);
-        self.env.store.break_lease(&name).await?;
         let message = format!("the other owner's lease is broken; what it has sent may take effect for {} s", LEASE.as_secs());
         self.waiting("TakeOver", message);
-        self.env.clock.sleep(LEASE).await;
-        let mut held = self.hold_ledger().await?;
-        if held.value().owner != self.file.owner {
-            let next = held.value().take_over(self.file.owner.clone(), Incarnation(self.env.entropy.uuid()));
-            held.write(next).await?;
-        }
-        let ledger = held.value().clone();
-        held.release().await;
-        Ok(ledger)
+        let env = &self.env;
+        Ok(self.steward().take_over(&name, &self.file.owner, env.clock.clone(), env.entropy.as_ref()).await?)
     }
 
     /// The ledger under its lease.

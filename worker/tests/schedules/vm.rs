@@ -152,12 +152,7 @@ impl Vm {
 
     fn find(&self) -> Vec<Found> {
         let inner = self.lock();
-        inner
-            .taken
-            .iter()
-            .filter(|frozen| !frozen.gone)
-            .map(|frozen| Found { cycle: frozen.of.cycle, snapshot: frozen.snapshot.clone() })
-            .collect()
+        inner.taken.iter().filter(|frozen| !frozen.gone).map(|frozen| Found { of: frozen.of, snapshot: frozen.snapshot.clone() }).collect()
     }
 
     fn release(&self, reference: &str) {

@@ -1,22 +1,32 @@
 //! What a blob is, told from its name.
 
-use blocklog::{
+use uuid::Uuid;
+
+use crate::{
     ids::{Cycle, CycleId, DiskCycle, DiskKey, Epoch, Incarnation, Turn, VmId},
     names,
 };
-use uuid::Uuid;
 
-/// A blob by its name.
+/// What a name says of its blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Blob {
+pub enum BlobName {
+    /// Tells a wrong key at once.
     KeyCheck,
+    /// What an applier is to apply.
     Order,
+    /// The truth about a replica.
     Ledger(VmId),
+    /// A gateway's progress.
     State(CycleId),
+    /// What commits a cycle.
     Manifest(CycleId),
+    /// What an applier says it did.
     Receipt(CycleId),
+    /// Records of blocks: its disk and cycle, the epoch that wrote it, its number there.
     Segment(DiskCycle, Epoch, u32),
+    /// A disk's fingerprints: which chunks hold them.
     Index(Prints),
+    /// Some of a disk's fingerprints: which.
     Chunk(Prints, u64),
     /// Not a name that Hawser gives.
     Unknown,
@@ -24,15 +34,21 @@ pub(super) enum Blob {
 
 /// Fingerprints that one turn wrote for one disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Prints {
-    pub(super) vm: VmId,
-    pub(super) incarnation: Incarnation,
-    pub(super) disk: DiskKey,
-    pub(super) turn: Turn,
+pub struct Prints {
+    /// The VM.
+    pub vm: VmId,
+    /// The start of replication.
+    pub incarnation: Incarnation,
+    /// The disk.
+    pub disk: DiskKey,
+    /// The turn.
+    pub turn: Turn,
 }
 
-impl Blob {
-    pub(super) fn of(name: &str) -> Self {
+impl BlobName {
+    /// Of any name: one that Hawser does not give is [`BlobName::Unknown`].
+    #[must_use]
+    pub fn of(name: &str) -> Self {
         // A name that would be written in another way is another's.
         Self::parse(name).filter(|blob| blob.name().is_none_or(|canonical| canonical == name)).unwrap_or(Self::Unknown)
     }
@@ -91,7 +107,8 @@ impl Blob {
     }
 
     /// The VM whose folder it lies in.
-    pub(super) fn vm(self) -> Option<VmId> {
+    #[must_use]
+    pub fn vm(self) -> Option<VmId> {
         match self {
             Self::KeyCheck | Self::Order | Self::Unknown => None,
             Self::Ledger(vm) => Some(vm),
@@ -102,7 +119,8 @@ impl Blob {
     }
 
     /// The start of replication that it belongs to.
-    pub(super) fn incarnation(self) -> Option<Incarnation> {
+    #[must_use]
+    pub fn incarnation(self) -> Option<Incarnation> {
         match self {
             Self::KeyCheck | Self::Order | Self::Unknown | Self::Ledger(_) => None,
             Self::Index(it) | Self::Chunk(it, _) => Some(it.incarnation),
@@ -112,7 +130,8 @@ impl Blob {
     }
 
     /// The cycle that it belongs to.
-    pub(super) fn cycle(self) -> Option<CycleId> {
+    #[must_use]
+    pub fn cycle(self) -> Option<CycleId> {
         match self {
             Self::State(of) | Self::Manifest(of) | Self::Receipt(of) => Some(of),
             Self::Segment(of, ..) => Some(of.of),
@@ -132,27 +151,27 @@ mod tests {
         let of = CycleId { vm, incarnation, cycle: Cycle(7) };
         let disk = DiskKey(2000);
         let prints = Prints { vm, incarnation, disk, turn: Turn(4) };
-        let segment = Blob::Segment(DiskCycle { of, disk }, Epoch(2), 11);
+        let segment = BlobName::Segment(DiskCycle { of, disk }, Epoch(2), 11);
         let all = [
-            Blob::KeyCheck,
-            Blob::Ledger(vm),
-            Blob::State(of),
-            Blob::Manifest(of),
-            Blob::Receipt(of),
+            BlobName::KeyCheck,
+            BlobName::Ledger(vm),
+            BlobName::State(of),
+            BlobName::Manifest(of),
+            BlobName::Receipt(of),
             segment,
-            Blob::Index(prints),
-            Blob::Chunk(prints, 5),
+            BlobName::Index(prints),
+            BlobName::Chunk(prints, 5),
         ];
         for blob in all {
             let name = blob.name().unwrap();
-            assert_eq!(Blob::of(&name), blob, "{name}");
-            assert_eq!(Blob::of(&format!("{name}x")), Blob::Unknown);
+            assert_eq!(BlobName::of(&name), blob, "{name}");
+            assert_eq!(BlobName::of(&format!("{name}x")), BlobName::Unknown);
         }
-        assert_eq!(Blob::of("v1/orders/local/x.y"), Blob::Order);
+        assert_eq!(BlobName::of("v1/orders/local/x.y"), BlobName::Order);
         let name = names::state(of);
         for other in ["", "v1", "v2/keycheck", "v1/a/b/ledger", &name.replace("0000000007", "7"), &name.replace("/state", "/2000/1-1.seg")]
         {
-            assert_eq!(Blob::of(other), Blob::Unknown, "{other}");
+            assert_eq!(BlobName::of(other), BlobName::Unknown, "{other}");
         }
         assert_eq!((segment.vm(), segment.incarnation(), segment.cycle()), (Some(vm), Some(incarnation), Some(of)));
     }

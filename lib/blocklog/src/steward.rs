@@ -1,0 +1,223 @@
+//! The operator's part in the log of one VM: what an interrupted cycle left to do, a number for a new one, and what may be deleted.
+//!
+//! Whoever drives cycles does it with these: the operator for a cluster, `worker cycle` for one machine. All of it is taken from the blobs at
+//! each call, so that a successor needs no hand-over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use futures::{StreamExt, stream};
+
+use crate::{
+    LogError,
+    blob_name::BlobName,
+    clock::Clock,
+    cycle::{Manifest, Phase, SnapshotNote, State, next},
+    document,
+    entropy::Entropy,
+    fingerprints::{Index, Place},
+    held::Held,
+    ids::{Cycle, CycleId, DiskKey, Incarnation, Owner, Turn},
+    keys::KeyRing,
+    ledger::{Admission, IndexRef, Ledger},
+    names,
+    store::{LEASE, LeaseId, LogStore, StoreError},
+};
+
+/// Deletions in flight.
+const DELETIONS: usize = 8;
+
+/// What is to be done for a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Due {
+    /// A cycle is sent: an order for it is to be written, or stands.
+    Apply {
+        /// The cycle.
+        of: CycleId,
+        /// True where its applier has begun.
+        begun: bool,
+    },
+    /// A gateway was at it: one is to go on.
+    Resume(State),
+    /// Nothing is left over. A new cycle's number is above this one.
+    New {
+        /// The highest number in use.
+        above: Cycle,
+    },
+}
+
+/// The log of the VMs of one appliance.
+#[derive(Clone)]
+pub struct Steward {
+    /// Where it lies.
+    pub store: Arc<dyn LogStore>,
+    /// The appliance's keys.
+    pub keys: KeyRing,
+}
+
+impl Steward {
+    /// What an interrupted cycle has left to do, or that a new one may begin.
+    ///
+    /// `superseded`: the cycle begun last can't be finished, and a new one is to cover its ground. `warn` is told of a cycle whose `state` can't
+    /// be read: it is left, and its number is not used again.
+    ///
+    /// # Errors
+    /// Where the store does not answer; [`LogError::Missing`] and [`LogError::Damaged`] where the begun cycle's manifest can't be read.
+    pub async fn due(&self, ledger: &Ledger, owner: &Owner, superseded: bool, warn: impl Fn(String) + Send) -> Result<Due, LogError> {
+        let (store, keys) = (self.store.as_ref(), &self.keys);
+        if let Some(begun) = ledger.dirty.last().filter(|begun| begun.cycle == ledger.begun && !begun.covered && !superseded) {
+            let of = ledger.cycle(begun.cycle);
+            let (manifest, digest) = document::require::<Manifest>(store, keys, &names::manifest(of)).await?;
+            // Refused where a seed was replaced since: then a new cycle sends it all.
+            if let Ok(Admission::Finish | Admission::Begin) = ledger.admit(&manifest, digest) {
+                return Ok(Due::Apply { of, begun: true });
+            }
+        }
+        let mut last = ledger.cycle(ledger.begun);
+        let mut highest = None;
+        loop {
+            let of = CycleId { cycle: next(last.cycle), ..last };
+            match document::read::<State>(store, keys, &names::state(of)).await {
+                Ok(None) => break,
+                Ok(Some((state, _))) => highest = Some(state),
+                Err(error @ LogError::Damaged { .. }) => {
+                    warn(format!("{error}: cycle {} is left, its number is not used again", of.cycle));
+                    highest = None;
+                }
+                Err(error) => return Err(error),
+            }
+            last = of;
+        }
+        let current = highest.filter(|state| ledger.supports(owner, state.of, state.basis).is_ok());
+        match current {
+            // A cycle that is Sent and has no manifest was given up by whoever deleted it.
+            Some(State { phase: Phase::Sent, of, .. })
+                if document::read::<Manifest>(store, keys, &names::manifest(of)).await?.is_some() =>
+            {
+                Ok(Due::Apply { of, begun: false })
+            }
+            Some(state) if state.phase == Phase::Open => Ok(Due::Resume(state)),
+            _ => Ok(Due::New { above: last.cycle }),
+        }
+    }
+
+    /// A number of its own for a new cycle, above `above`, computed from the ledger's turn.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    pub async fn claim(&self, ledger: &Ledger, owner: &Owner, above: Cycle) -> Result<CycleId, LogError> {
+        let mut last = above;
+        loop {
+            last = next(last);
+            let state = State::new(ledger.cycle(last), owner.clone(), ledger.turn);
+            match document::write_new(self.store.as_ref(), &self.keys, &state.name(), &state).await {
+                Ok(_) => return Ok(state.of),
+                Err(LogError::Store(StoreError::Exists(_))) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes the ledger of another owner, knowingly: breaks its lease, holds it for as long as the other's requests may still take effect, and
+    /// changes owner and incarnation in one write. A ledger that is `owner`'s already is left as it is.
+    ///
+    /// # Errors
+    /// Where the store does not answer, or a third one holds the lease.
+    pub async fn take_over(&self, name: &str, owner: &Owner, clock: Arc<dyn Clock>, entropy: &dyn Entropy) -> Result<Ledger, LogError> {
+        self.store.break_lease(name).await?;
+        let lease = LeaseId(entropy.uuid());
+        let mut held = Held::<Ledger>::acquire(self.store.clone(), self.keys.clone(), clock.clone(), name, lease).await?;
+        let since = clock.monotonic();
+        while clock.monotonic() - since < LEASE {
+            clock.sleep(LEASE / 4).await;
+            held.renew().await?;
+        }
+        if held.value().owner != *owner {
+            let next = held.value().take_over(owner.clone(), Incarnation(entropy.uuid()));
+            held.write(next).await?;
+        }
+        let ledger = held.value().clone();
+        held.release().await;
+        Ok(ledger)
+    }
+
+    /// Deletes the logs of cycles at or below the clean one that the ledger does not name, fingerprints that no index names, and dead
+    /// incarnations. Does nothing while the ledger is dirty. What fails is left for the next call.
+    ///
+    /// # Errors
+    /// The first thing that could not be deleted; the rest was tried.
+    pub async fn clean_up(&self, ledger: &Ledger) -> Result<(), LogError> {
+        if !ledger.is_clean() {
+            return Ok(());
+        }
+        let keep = self.fingerprints(ledger).await;
+        let mut names = Vec::new();
+        for listed in self.store.list(&names::vm(ledger.vm)).await? {
+            if self.is_garbage(ledger, &keep, &listed.name).await? {
+                names.push(listed.name);
+            }
+        }
+        // In the order of the names a cycle's state goes last: until then it tells whose the rest is.
+        let mut deleted = stream::iter(&names).map(|name| self.store.delete(name, None)).buffered(DELETIONS);
+        let mut first = Ok(());
+        while let Some(result) = deleted.next().await {
+            first = first.and(result.map(drop).map_err(LogError::from));
+        }
+        first
+    }
+
+    /// The blobs that each disk's index names, itself among them; a disk whose index can't be read keeps everything.
+    async fn fingerprints(&self, ledger: &Ledger) -> BTreeMap<DiskKey, Option<BTreeSet<String>>> {
+        let mut keep = BTreeMap::new();
+        for (disk, seed) in &ledger.seeds {
+            let mut names = BTreeSet::new();
+            if let Some(IndexRef::At { turn, .. }) = ledger.index.get(disk) {
+                let name = names::index(ledger.vm, ledger.incarnation, *disk, *turn);
+                let Ok((index, _)) = document::require::<Index>(self.store.as_ref(), &self.keys, &name).await else {
+                    keep.insert(*disk, None);
+                    continue;
+                };
+                let place =
+                    Place { vm: ledger.vm, incarnation: ledger.incarnation, disk: *disk, capacity: seed.capacity, block: ledger.block };
+                names.extend(index.blobs(place));
+                names.insert(name);
+            }
+            keep.insert(*disk, Some(names));
+        }
+        keep
+    }
+
+    async fn is_garbage(&self, ledger: &Ledger, keep: &BTreeMap<DiskKey, Option<BTreeSet<String>>>, name: &str) -> Result<bool, LogError> {
+        let blob = BlobName::of(name);
+        let Some(incarnation) = blob.incarnation() else { return Ok(false) };
+        if let BlobName::Manifest(of) = blob
+            && (ledger.lost.contains(&of) || incarnation == ledger.incarnation && ledger.dirty.iter().any(|begun| begun.cycle == of.cycle))
+        {
+            return Ok(false);
+        }
+        if incarnation != ledger.incarnation {
+            return match blob {
+                // It may tell of a snapshot in vCenter that only its owner can remove.
+                BlobName::State(_) => {
+                    let state = document::read::<State>(self.store.as_ref(), &self.keys, name).await;
+                    Ok(matches!(state, Ok(Some((State { snapshot: SnapshotNote::None | SnapshotNote::Released, .. }, _)))))
+                }
+                _ => Ok(true),
+            };
+        }
+        Ok(match blob {
+            // What a later turn has written is another's, and not in the ledger yet.
+            BlobName::Index(it) | BlobName::Chunk(it, _) => {
+                let named = keep.get(&it.disk).is_some_and(|names| names.as_ref().is_none_or(|names| names.contains(name)));
+                it.turn > Turn(0) && it.turn <= ledger.turn && !named
+            }
+            // The last one's figures are kept for people.
+            BlobName::Receipt(of) => of.cycle < ledger.begun,
+            BlobName::State(of) | BlobName::Manifest(of) => of.cycle <= ledger.begun,
+            BlobName::Segment(of, ..) => of.of.cycle <= ledger.begun,
+            BlobName::KeyCheck | BlobName::Order | BlobName::Ledger(_) | BlobName::Unknown => false,
+        })
+    }
+}
