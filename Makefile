@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: help setup azurite build test check unit demo demo-local bench fuzz clean
+.PHONY: help setup azurite build test check unit e2e demo demo-local sandbox-up sandbox-down sandbox-status bench fuzz clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,16 +16,31 @@ azurite:
 build: ## The worker, optimised
 	cargo build --release -p worker
 
-test: setup check unit ## All tests, as CI runs them
+test: setup check unit e2e ## All tests, as CI runs them
 
 check: ## Formatting, lints, documentation, and what must not drift
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	@test -z "$$(gofmt -l e2e)" || { gofmt -d e2e; exit 1; }
+	cd e2e/vcenter && go vet ./...
 	scripts/check-tree.sh
 
 unit: ## Unit, property and integration tests, and the schedules
 	cargo test --workspace
+
+e2e: setup ## The sandbox, its simulators, and their judges
+	@scripts/e2e.sh
+
+sandbox-up: setup ## A real Kubernetes, a vCenter and Azure's rules, on this machine
+	@e2e/sandbox/setup.sh
+	@e2e/sandbox/up.sh
+
+sandbox-down: ## Leaves nothing of it
+	@e2e/sandbox/down.sh
+
+sandbox-status: ## What of it runs
+	@e2e/sandbox/status.sh
 
 demo: demo-local ## A disk is replicated before your eyes: full, two deltas, full again
 

@@ -1,0 +1,3 @@
+module hawser.dev/e2e/sandbox/image
+
+go 1.24.0

@@ -1,0 +1,304 @@
+//! Calls of Resource Manager: the token, the retries, what takes long.
+
+use std::{sync::Arc, time::Duration};
+
+use azure_core::credentials::TokenCredential;
+use blocklog::clock::Clock;
+use reqwest::{
+    Method, StatusCode,
+    header::{HeaderMap, HeaderName, RETRY_AFTER},
+};
+use serde_json::Value;
+
+use crate::error::ArmError;
+
+/// How often a call is sent that fails in a way that may pass.
+const TRIES: u32 = 4;
+/// The longest wait, asked for by Azure or our own, that a call sits out; a longer one is the caller's ([`ArmError::Throttled`]).
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at an operation where Azure names no time: it asks not to be polled faster.
+const POLL: Duration = Duration::from_secs(5);
+/// The longest that an operation is waited for in one call. It goes on in Azure; the call is safe to repeat.
+const OPERATION: Duration = Duration::from_secs(120);
+
+/// Where Resource Manager is, and who asks.
+#[derive(Clone)]
+pub struct ArmConfig {
+    /// Such as `https://management.azure.com`.
+    pub endpoint: String,
+    /// What tokens are asked for, such as `https://management.azure.com`.
+    pub audience: String,
+    /// Who asks.
+    pub credential: Arc<dyn TokenCredential>,
+    /// The HTTP client ([`crate::credential::http`]).
+    pub http: reqwest::Client,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Resource Manager.
+#[derive(Clone)]
+pub struct Arm {
+    config: ArmConfig,
+    scope: String,
+}
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<String> {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        Some(self.headers.get(name)?.to_str().ok()?.to_owned())
+    }
+}
+
+impl Arm {
+    /// A client. Nothing is sent yet.
+    #[must_use]
+    pub fn new(config: ArmConfig) -> Self {
+        let scope = format!("{}/.default", config.audience.trim_end_matches('/'));
+        Self { config, scope }
+    }
+
+    /// A GET: none where there is nothing.
+    pub(crate) async fn get(&self, path: &str, version: &str) -> Result<Option<Value>, ArmError> {
+        match self.call(Method::GET, &self.url(path, version), None).await {
+            Ok(answer) => Ok(Some(answer.body)),
+            Err(ArmError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All pages of a list.
+    pub(crate) async fn list(&self, path: &str, version: &str) -> Result<Vec<Value>, ArmError> {
+        let (mut all, mut url) = (Vec::new(), self.url(path, version));
+        loop {
+            let answer = self.call(Method::GET, &url, None).await?;
+            let page = answer.body.get("value").and_then(Value::as_array);
+            let page = page.ok_or_else(|| ArmError::Answer { operation: format!("GET {path}"), why: "it has no list".to_owned() })?;
+            all.extend(page.iter().cloned());
+            match answer.body.get("nextLink").and_then(Value::as_str) {
+                // A link elsewhere would be given our token.
+                Some(next) if self.is_ours(next) => next.clone_into(&mut url),
+                Some(next) => {
+                    let why = format!("its next page is at {next}, which is not Resource Manager");
+                    return Err(ArmError::Answer { operation: format!("GET {path}"), why });
+                }
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// A call that may go on in Azure after its answer, waited for until it has ended. What comes back is the operation's result where it has
+    /// one, else the first answer's body.
+    pub(crate) async fn run(&self, method: Method, path: &str, version: &str, body: Option<&Value>) -> Result<Value, ArmError> {
+        let operation = format!("{method} {path}");
+        let first = self.call(method.clone(), &self.url(path, version), body).await?;
+        let status_url = first.header("azure-asyncoperation").or_else(|| first.header("operation-location"));
+        let result_url = first.header("location");
+        let until = self.config.clock.monotonic() + OPERATION;
+        let mut wait = retry_after(&first.headers).unwrap_or(POLL);
+        let Some(url) = status_url.clone().or_else(|| result_url.clone()) else {
+            return Ok(first.body);
+        };
+        if first.status == StatusCode::OK && status_url.is_none() {
+            return Ok(first.body);
+        }
+        for url in [Some(&url), result_url.as_ref()].into_iter().flatten() {
+            if !self.is_ours(url) {
+                let why = format!("it is to be followed to {url}, which is not Resource Manager");
+                return Err(ArmError::Answer { operation, why });
+            }
+        }
+        loop {
+            if self.config.clock.monotonic() + wait > until {
+                let message = format!("it has not ended after {} s; it goes on", OPERATION.as_secs());
+                return Err(ArmError::Failed { operation, code: "OperationPending".to_owned(), message });
+            }
+            self.config.clock.sleep(wait).await;
+            let answer = self.call(Method::GET, &url, None).await?;
+            wait = retry_after(&answer.headers).unwrap_or(POLL);
+            if status_url.is_none() {
+                // By `Location`: 202 until it has ended, then the result.
+                if answer.status == StatusCode::ACCEPTED {
+                    continue;
+                }
+                return Ok(answer.body);
+            }
+            match answer.body.get("status").and_then(Value::as_str) {
+                Some("Succeeded") => {}
+                Some(status @ ("Failed" | "Canceled")) => return Err(ended(operation, status, &answer.body)),
+                Some(_) => continue,
+                None => return Err(ArmError::Answer { operation, why: "an operation without a status".to_owned() }),
+            }
+            if let Some(output) = answer.body.pointer("/properties/output") {
+                return Ok(output.clone());
+            }
+            return match (&result_url, &method) {
+                (Some(result), &Method::POST) => Ok(self.call(Method::GET, result, None).await?.body),
+                (_, &Method::PUT) => Ok(self.call(Method::GET, &self.url(path, version), None).await?.body),
+                _ => Ok(Value::Null),
+            };
+        }
+    }
+
+    fn url(&self, path: &str, version: &str) -> String {
+        let sign = if path.contains('?') { '&' } else { '?' };
+        format!("{}{path}{sign}api-version={version}", self.config.endpoint.trim_end_matches('/'))
+    }
+
+    fn is_ours(&self, url: &str) -> bool {
+        let origin = |text: &str| reqwest::Url::parse(text).ok().map(|url| url.origin());
+        let ours = origin(&self.config.endpoint);
+        ours.is_some() && origin(url) == ours
+    }
+
+    /// Sends a call until it has an answer that is not an error which may pass.
+    async fn call(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Answer, ArmError> {
+        let path = reqwest::Url::parse(url).map_or_else(|_| url.to_owned(), |url| url.path().to_owned());
+        let operation = format!("{method} {path}");
+        let mut renewed = false;
+        let mut tried = 1;
+        loop {
+            let wait = match self.send(&method, url, body).await {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
+                    // A token that was good a moment ago: the principal's rights or the clock may have moved.
+                    renewed = true;
+                    Duration::ZERO
+                }
+                Ok(answer) => {
+                    let wait = retry_after(&answer.headers);
+                    let error = refusal(&operation, &path, &answer);
+                    match &error {
+                        ArmError::Throttled { .. } | ArmError::Failed { .. } if tried < TRIES => {
+                            let wait = wait.unwrap_or_else(|| back_off(tried));
+                            if wait > PATIENCE {
+                                return Err(error);
+                            }
+                            wait
+                        }
+                        _ => return Err(error),
+                    }
+                }
+                Err(error @ ArmError::Unreachable(_)) if tried < TRIES => {
+                    tracing::debug!(%error, operation, "tried again");
+                    back_off(tried)
+                }
+                Err(error) => return Err(error),
+            };
+            tried += u32::from(!wait.is_zero());
+            self.config.clock.sleep(wait).await;
+        }
+    }
+
+    async fn send(&self, method: &Method, url: &str, body: Option<&Value>) -> Result<Answer, ArmError> {
+        let token = self.config.credential.get_token(&[&self.scope], None).await;
+        let token = token.map_err(|error| of_token(&error))?;
+        let mut request = self.config.http.request(method.clone(), url).bearer_auth(token.token.secret());
+        request = match body {
+            Some(body) => request.json(body),
+            // Azure answers 411 to a POST without a length.
+            None if *method == Method::POST => request.header(reqwest::header::CONTENT_LENGTH, "0"),
+            None => request,
+        };
+        let answer = request.send().await.map_err(|error| of_transport(&error))?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let text = answer.bytes().await.map_err(|error| of_transport(&error))?;
+        let body = match serde_json::from_slice(&text) {
+            Ok(body) => body,
+            Err(_) if text.is_empty() || !status.is_success() => Value::Null,
+            Err(error) => return Err(ArmError::Answer { operation: format!("{method} {url}"), why: error.to_string() }),
+        };
+        Ok(Answer { status, headers, body })
+    }
+}
+
+/// Doubling from half a second.
+fn back_off(tried: u32) -> Duration {
+    Duration::from_millis(500 << tried.min(5))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// What an answer that is no success says.
+fn refusal(operation: &str, path: &str, answer: &Answer) -> ArmError {
+    let error = answer.body.get("error").unwrap_or(&answer.body);
+    let text = |name: &str| error.get(name).and_then(Value::as_str).map(str::to_owned);
+    let code = text("code").unwrap_or_else(|| answer.status.as_str().to_owned());
+    let message = text("message").unwrap_or_else(|| answer.status.canonical_reason().unwrap_or("no reason given").to_owned());
+    let operation = operation.to_owned();
+    match answer.status.as_u16() {
+        401 => ArmError::Credential(format!("{code}: {message}")),
+        403 => ArmError::Forbidden { operation, message },
+        404 if code == "ResourceGroupNotFound" || code == "SubscriptionNotFound" => ArmError::Refused { operation, code, message },
+        404 => ArmError::NotFound(path.to_owned()),
+        409 => ArmError::Conflict { operation, code, message },
+        429 => ArmError::Throttled { operation, wait: retry_after(&answer.headers).unwrap_or(PATIENCE) },
+        408 | 500.. => ArmError::Failed { operation, code, message },
+        _ => ArmError::Refused { operation, code, message },
+    }
+}
+
+/// An operation that did not succeed.
+fn ended(operation: String, status: &str, body: &Value) -> ArmError {
+    let text = |name: &str| body.pointer(&format!("/error/{name}")).and_then(Value::as_str).map(str::to_owned);
+    let code = text("code").unwrap_or_else(|| status.to_owned());
+    let message = text("message").unwrap_or_else(|| "Azure gives no reason".to_owned());
+    match code.as_str() {
+        "InternalServerError" | "InternalExecutionError" | "InternalOperationError" | "OperationPreempted" | "Canceled" => {
+            ArmError::Failed { operation, code, message }
+        }
+        "Conflict" | "OperationNotAllowed" | "AnotherOperationInProgress" => ArmError::Conflict { operation, code, message },
+        _ => ArmError::Refused { operation, code, message },
+    }
+}
+
+fn of_token(error: &azure_core::Error) -> ArmError {
+    use azure_core::error::ErrorKind;
+    let why = chain(error);
+    if is_of_trust(&why) {
+        return ArmError::Untrusted { host: "the token endpoint".to_owned(), why };
+    }
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::Connection => ArmError::Unreachable(why),
+        _ => ArmError::Credential(why),
+    }
+}
+
+fn of_transport(error: &reqwest::Error) -> ArmError {
+    let why = chain(error);
+    if is_of_trust(&why) {
+        let host = error.url().and_then(reqwest::Url::host_str).unwrap_or("Azure").to_owned();
+        return ArmError::Untrusted { host, why };
+    }
+    ArmError::Unreachable(why)
+}
+
+/// TLS's errors come as text through two clients: rustls begins with "invalid peer certificate".
+fn is_of_trust(why: &str) -> bool {
+    why.contains("certificate")
+}
+
+/// The error and what is behind it: the outer one alone says little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,108 @@
+//! What goes wrong between Hawser and Resource Manager.
+
+use std::time::Duration;
+
+/// Why a call did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArmError {
+    /// No answer: no route, no name, a connection that broke, a time-out. It may have been carried out.
+    #[error("Azure Resource Manager does not answer: {0}")]
+    Unreachable(String),
+    /// The server's certificate is not trusted.
+    #[error("the certificate of {host} is not trusted: {why}")]
+    Untrusted {
+        /// Whose it is.
+        host: String,
+        /// What TLS said.
+        why: String,
+    },
+    /// No token was to be had.
+    #[error("no token for Azure: {0}")]
+    Credential(String),
+    /// Azure asks to be left alone.
+    #[error("Azure throttles {operation}; it may be asked again in {} s", wait.as_secs())]
+    Throttled {
+        /// What was asked.
+        operation: String,
+        /// For how long.
+        wait: Duration,
+    },
+    /// The principal lacks an action; or has it, and not everybody knows yet.
+    #[error("Azure refuses {operation}: {message}")]
+    Forbidden {
+        /// What was asked.
+        operation: String,
+        /// Azure's words, which name action and scope.
+        message: String,
+    },
+    /// It is not there.
+    #[error("{0} does not exist in Azure")]
+    NotFound(String),
+    /// Something else is going on with the resource, or its state forbids it.
+    #[error("{operation} is not possible now: {code}: {message}")]
+    Conflict {
+        /// What was asked.
+        operation: String,
+        /// Azure's code.
+        code: String,
+        /// Azure's words.
+        message: String,
+    },
+    /// Azure will not do it, however often it is asked.
+    #[error("Azure refuses {operation}: {code}: {message}")]
+    Refused {
+        /// What was asked.
+        operation: String,
+        /// Azure's code.
+        code: String,
+        /// Azure's words.
+        message: String,
+    },
+    /// Azure fails, and may not the next time.
+    #[error("Azure fails at {operation}: {code}: {message}")]
+    Failed {
+        /// What was asked.
+        operation: String,
+        /// Azure's code, or the HTTP status.
+        code: String,
+        /// Azure's words.
+        message: String,
+    },
+    /// The answer is not what the API promises.
+    #[error("the answer of Azure to {operation} makes no sense: {why}")]
+    Answer {
+        /// What was asked.
+        operation: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl ArmError {
+    /// The reason word, from a closed set that conditions, events and metrics share.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "Unreachable",
+            Self::Untrusted { .. } => "UntrustedCertificate",
+            Self::Credential(_) => "WrongCredentials",
+            Self::Throttled { .. } => "Throttled",
+            Self::Forbidden { .. } => "RolesMissing",
+            Self::NotFound(_) => "SeedMissing",
+            Self::Conflict { .. } | Self::Failed { .. } | Self::Answer { .. } => "ServerFailed",
+            Self::Refused { .. } => "SeedRefused",
+        }
+    }
+
+    /// After how long it is worth asking again; none where only a change by people helps.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { wait, .. } => Some(*wait),
+            Self::Unreachable(_) | Self::Failed { .. } | Self::Conflict { .. } => Some(Duration::from_secs(5)),
+            // A new assignment takes minutes to be known everywhere.
+            Self::Forbidden { .. } => Some(Duration::from_secs(30)),
+            Self::Untrusted { .. } | Self::Credential(_) | Self::NotFound(_) | Self::Refused { .. } | Self::Answer { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The client against the simulator of Azure's rules, over TLS: tokens, disks, rights, and what it does when Azure refuses, fails or is slow.
+
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use azure::{
+    Arm, ArmConfig, ArmError, ResourceId,
+    credential::{Identity, credential, http},
+    disks::{Access, Disk, DiskState, LEAST, UploadDisk},
+    rights::{REPLICATION, missing},
+};
+use azure_core::credentials::Secret;
+use azure_simulator::{
+    Clock, Config, State,
+    arm::knobs::{Effect, Injection},
+    config::{Assigned, CLIENT, Principal, Times},
+    disks, front, serve, sts,
+};
+use blocklog::clock::SystemClock;
+
+const TENANT: &str = "11111111-1111-4111-8111-111111111111";
+const SUBSCRIPTION: &str = "22222222-2222-4222-8222-222222222222";
+const GROUP: &str = "hawser";
+const READER: &str = "55555555-5555-4555-8555-555555555555";
+
+struct Azure {
+    state: State,
+    endpoint: String,
+    authority: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Azure {
+    async fn start() -> Self {
+        let quick = 0.05;
+        let mut config = Config {
+            times: Times { disk: quick, access: quick, nic: quick, vm: quick, power: quick, retry_after: 1, rbac: 0.0, ..Times::default() },
+            ..Config::default()
+        };
+        config.throttle.scale = 0.0;
+        config.principals.push(Principal {
+            name: "reader".to_owned(),
+            client_id: READER.to_owned(),
+            object_id: "55555555-5555-4555-8555-aaaaaaaaaaaa".to_owned(),
+            secret: Some("reader".to_owned()),
+            federated: Vec::new(),
+            roles: vec![Assigned { role: "Reader".to_owned(), scope: String::new() }],
+        });
+        config.check().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::system();
+        let disks_port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let public = format!("http://{}", disks_port.local_addr().unwrap());
+        let store = disks::DiskStore::open(folder.path(), &public, clock.clone()).unwrap();
+        let sts = sts::Sts::new(&config, clock.clone()).unwrap();
+        let state = State::new(config, clock, store, sts);
+        let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = issued.signing_key.serialize_der().try_into().unwrap();
+        let tls = serve::acceptor(vec![issued.cert.der().clone()], key).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("https://{}", listener.local_addr().unwrap());
+        let routes = front(&state);
+        tokio::spawn(async move { match serve::serve(listener, Some(tls), routes).await {} });
+        tokio::spawn(serve::serve(disks_port, None, disks::router(state.clone())));
+        Self { state, endpoint, authority: issued.cert.pem(), _folder: folder }
+    }
+
+    fn client(&self, client: &str, secret: &str) -> Arm {
+        self.client_trusting(client, secret, Some(self.authority.as_bytes()))
+    }
+
+    fn client_trusting(&self, client: &str, secret: &str, authority: Option<&[u8]>) -> Arm {
+        let http = http(authority).unwrap();
+        let identity =
+            Identity::ClientSecret { tenant: TENANT.to_owned(), client: client.to_owned(), secret: Secret::new(secret.to_owned()) };
+        Arm::new(ArmConfig {
+            endpoint: self.endpoint.clone(),
+            audience: "https://management.azure.com".to_owned(),
+            credential: credential(identity, &self.endpoint, http.clone()).unwrap(),
+            http,
+            clock: Arc::new(SystemClock::new()),
+        })
+    }
+
+    fn arm(&self) -> Arm {
+        self.client(CLIENT, "sandbox")
+    }
+
+    fn inject(&self, method: &str, path: &str, times: u32, effect: Effect) {
+        let injection = Injection { method: Some(method.to_owned()), path: path.to_owned(), times: Some(times), skip: 0, effect };
+        self.state.arm.knobs.inject(injection);
+    }
+
+    fn count(&self, operation: &str) -> u64 {
+        self.state.arm.knobs.counts().get(operation).copied().unwrap_or(0)
+    }
+}
+
+fn seed(name: &str) -> ResourceId {
+    ResourceId::disk(SUBSCRIPTION, GROUP, name)
+}
+
+fn wanted() -> UploadDisk {
+    let tags = BTreeMap::from([("hawser-owner".to_owned(), "cluster/default/web".to_owned())]);
+    UploadDisk { location: "westeurope".to_owned(), sku: "Premium_LRS".to_owned(), zone: None, content: LEAST, tags }
+}
+
+fn answer(status: u16, code: &str, retry_after: Option<u64>) -> Effect {
+    Effect::Answer { status, code: code.to_owned(), message: "planted".to_owned(), retry_after }
+}
+
+async fn made(arm: &Arm, name: &str) -> Disk {
+    arm.make_upload_disk(&seed(name), &wanted()).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_upload_disk_is_made_granted_again_and_again_revoked_and_deleted() {
+    let azure = Azure::start().await;
+    let arm = azure.arm();
+    assert_eq!(arm.disk(&seed("one")).await.unwrap(), None);
+    let disk = made(&arm, "one").await;
+    assert_eq!((disk.state, disk.content, disk.provisioned), (DiskState::ReadyToUpload, Some(LEAST), true));
+    assert_eq!((&disk.id, &disk.tags), (&seed("one"), &wanted().tags));
+    assert!(!disk.unique_id.is_empty());
+    // As after a crash between the call and whoever noted it.
+    assert_eq!(made(&arm, "one").await.unique_id, disk.unique_id);
+    assert_eq!(arm.disks(SUBSCRIPTION, GROUP).await.unwrap().len(), 1);
+
+    let day = Duration::from_secs(86_400);
+    let first = arm.grant(&seed("one"), Access::Write, day).await.unwrap();
+    assert!(first.expose().contains("sig="));
+    assert_eq!(arm.disk(&seed("one")).await.unwrap().unwrap().state, DiskState::ActiveUpload);
+    arm.grant(&seed("one"), Access::Write, day).await.unwrap();
+
+    // The disk has no footer: it can't be sealed, and stays what it is.
+    assert!(matches!(arm.revoke(&seed("one")).await, Err(ArmError::Refused { .. } | ArmError::Conflict { .. })));
+    assert!(arm.delete_disk(&seed("one")).await.is_err(), "a disk with an access is not deleted");
+    let id = uuid::Uuid::parse_str(&disk.unique_id).unwrap();
+    let clock = Arc::new(SystemClock::new());
+    replica::disk_sas::DiskSasDisk::format(first.expose().parse().unwrap(), clock, None, LEAST, id).await.unwrap();
+    arm.revoke(&seed("one")).await.unwrap();
+    assert_eq!(arm.disk(&seed("one")).await.unwrap().unwrap().state, DiskState::Unattached);
+    assert!(arm.grant(&seed("one"), Access::Write, day).await.is_err(), "a revoke is one way");
+    arm.delete_disk(&seed("one")).await.unwrap();
+    assert_eq!(arm.disk(&seed("one")).await.unwrap(), None);
+    arm.delete_disk(&seed("one")).await.unwrap();
+    assert_ne!(made(&arm, "one").await.unique_id, disk.unique_id, "another disk of the same name");
+}
+
+#[tokio::test]
+async fn what_may_pass_is_sent_again_and_what_takes_too_long_is_told() {
+    let azure = Azure::start().await;
+    let arm = azure.arm();
+    azure.inject("GET", "*/disks/*", 2, answer(503, "ServiceUnavailable", None));
+    assert_eq!(arm.disk(&seed("one")).await.unwrap(), None);
+    assert_eq!(azure.count("GET Microsoft.Compute/disks"), 3);
+
+    azure.inject("GET", "*/disks/*", 1, answer(429, "TooManyRequests", Some(1)));
+    assert_eq!(arm.disk(&seed("one")).await.unwrap(), None);
+
+    azure.inject("GET", "*/disks/*", 1, answer(429, "TooManyRequests", Some(300)));
+    let before = azure.count("GET Microsoft.Compute/disks");
+    let error = arm.disk(&seed("one")).await.unwrap_err();
+    assert_eq!((error.reason(), error.retry_after()), ("Throttled", Some(Duration::from_secs(300))));
+    assert_eq!(azure.count("GET Microsoft.Compute/disks"), before + 1, "it is left alone");
+
+    azure.inject("PUT", "*/disks/*", 1, Effect::Drop { after: true });
+    assert_eq!(made(&arm, "lost").await.state, DiskState::ReadyToUpload, "the answer was lost, the disk was made");
+    assert_eq!(arm.disks(SUBSCRIPTION, GROUP).await.unwrap().len(), 1);
+
+    azure.inject("GET", "*/disks/*", 9, answer(500, "InternalServerError", None));
+    let error = arm.disk(&seed("one")).await.unwrap_err();
+    assert!(matches!(&error, ArmError::Failed { code, .. } if code == "InternalServerError"), "{error}");
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_says_why() {
+    let azure = Azure::start().await;
+    let arm = azure.arm();
+    let fails = |code: &str| Effect::FailOperation { code: code.to_owned(), message: "planted".to_owned() };
+    azure.inject("PUT", "*/disks/*", 1, fails("DiskQuotaExceeded"));
+    let error = arm.make_upload_disk(&seed("one"), &wanted()).await.unwrap_err();
+    assert!(matches!(&error, ArmError::Refused { code, message, .. } if code == "DiskQuotaExceeded" && message == "planted"), "{error}");
+    assert_eq!(error.retry_after(), None);
+    azure.inject("PUT", "*/disks/*", 1, fails("InternalServerError"));
+    let error = arm.make_upload_disk(&seed("two"), &wanted()).await.unwrap_err();
+    assert!(matches!(error, ArmError::Failed { .. }) && error.retry_after().is_some(), "{error}");
+    azure.inject("PUT", "*/disks/*", 1, answer(409, "OperationNotAllowed", None));
+    assert_eq!(arm.make_upload_disk(&seed("three"), &wanted()).await.unwrap_err().reason(), "ServerFailed");
+    let small = UploadDisk { content: LEAST + 512, ..wanted() };
+    let error = arm.make_upload_disk(&seed("four"), &small).await.unwrap_err();
+    assert!(matches!(&error, ArmError::Refused { message, .. } if message.contains("MiB")), "{error}");
+}
+
+#[tokio::test]
+async fn who_we_are_and_what_we_may() {
+    let azure = Azure::start().await;
+    let permissions = azure.arm().permissions(SUBSCRIPTION, GROUP).await.unwrap();
+    assert_eq!(missing(&permissions, &REPLICATION), Vec::<&str>::new());
+    let group = azure.arm().resource_group(SUBSCRIPTION, GROUP).await.unwrap().unwrap();
+    assert_eq!(group.location, "westeurope");
+    assert_eq!(azure.arm().resource_group(SUBSCRIPTION, "nowhere").await.unwrap(), None);
+    assert!(matches!(azure.arm().disks(SUBSCRIPTION, "nowhere").await, Err(ArmError::Refused { .. })));
+
+    let reader = azure.client(READER, "reader");
+    let lacks = missing(&reader.permissions(SUBSCRIPTION, GROUP).await.unwrap(), &REPLICATION);
+    assert!(lacks.contains(&"Microsoft.Compute/disks/write") && !lacks.contains(&"Microsoft.Compute/disks/read"), "{lacks:?}");
+    let error = reader.make_upload_disk(&seed("one"), &wanted()).await.unwrap_err();
+    assert!(matches!(&error, ArmError::Forbidden { message, .. } if message.contains("Microsoft.Compute/disks/write")), "{error}");
+
+    let error = azure.client(CLIENT, "wrong").disk(&seed("one")).await.unwrap_err();
+    assert!(matches!(&error, ArmError::Credential(why) if why.contains("AADSTS7000215")), "{error}");
+    assert!(!error.to_string().contains("wrong\""));
+
+    let error = azure.client_trusting(CLIENT, "sandbox", None).disk(&seed("one")).await.unwrap_err();
+    assert!(matches!(error, ArmError::Untrusted { .. }), "{error}");
+    assert!(matches!(http(Some(b"no certificate")), Err(ArmError::Untrusted { .. })));
+}

@@ -1,0 +1,258 @@
+//! The inventory: one collector for a vCenter feeds everything that wants to know about VMs, hosts and datastores.
+//!
+//! It is told of changes (`WaitForUpdatesEx`) instead of asking each VM again and again. What it knows survives the loss of a session, of the
+//! collector's version and of vCenter itself: until everything has been told anew, the last inventory stays, marked as stale.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::{
+    classify::{Class, Doing, Verdict, back_off, classify},
+    error::Error,
+    fault::Fault,
+    methods::properties::{self, Kind, ObjectUpdate, Start, UpdateSet, Wanted},
+    model::{
+        datastore::Datastore,
+        host::Host,
+        vm::{Power, Vm},
+    },
+    moref::MoRef,
+    session::{Client, Service, Session},
+};
+
+/// What vCenter has told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// The VMs.
+    pub vms: BTreeMap<MoRef, Arc<Vm>>,
+    /// The hosts.
+    pub hosts: BTreeMap<MoRef, Arc<Host>>,
+    /// The datastores.
+    pub datastores: BTreeMap<MoRef, Arc<Datastore>>,
+    /// When vCenter last said something; none before everything was told once.
+    pub heard: Option<Timestamp>,
+    /// Why nothing is heard at the moment, if nothing is.
+    pub trouble: Option<Verdict>,
+}
+
+impl Inventory {
+    /// True once everything was told.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.heard.is_some()
+    }
+
+    /// A VM by its instance UUID. Two may have one (a copy that was registered without being asked): then the one that is no template and runs,
+    /// else the first.
+    #[must_use]
+    pub fn by_instance(&self, uuid: uuid::Uuid) -> Option<(&MoRef, &Arc<Vm>)> {
+        let found = self.vms.iter().filter(|(_, vm)| vm.instance_uuid == Some(uuid));
+        found.max_by_key(|(reference, vm)| (!vm.template, vm.power == Power::On, std::cmp::Reverse((*reference).clone())))
+    }
+
+    fn apply(&mut self, update: ObjectUpdate) {
+        let ObjectUpdate { object, kind, changes, missing } = update;
+        match (object.kind(), kind) {
+            ("VirtualMachine", Kind::Leave) => drop(self.vms.remove(&object)),
+            ("HostSystem", Kind::Leave) => drop(self.hosts.remove(&object)),
+            ("Datastore", Kind::Leave) => drop(self.datastores.remove(&object)),
+            ("VirtualMachine", kind) => {
+                let vm = self.vms.entry(object).or_default();
+                let vm = fresh(vm, kind);
+                changes.iter().for_each(|(path, value)| vm.set(path, value.as_ref()));
+                missing.iter().for_each(|(path, fault)| vm.set_missing(path, fault));
+            }
+            ("HostSystem", kind) => {
+                let host = fresh(self.hosts.entry(object).or_default(), kind);
+                for (path, value) in &changes {
+                    if let Err(error) = host.set(path, value.as_ref()) {
+                        tracing::warn!(%error, "a host's property");
+                    }
+                }
+            }
+            ("Datastore", kind) => {
+                let datastore = fresh(self.datastores.entry(object).or_default(), kind);
+                for (path, value) in &changes {
+                    if let Err(error) = datastore.set(path, value.as_ref()) {
+                        tracing::warn!(%error, "a datastore's property");
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The value to change; an object that enters begins anew.
+fn fresh<T: Default + Clone>(value: &mut Arc<T>, kind: Kind) -> &mut T {
+    if kind == Kind::Enter {
+        *value = Arc::default();
+    }
+    Arc::make_mut(value)
+}
+
+/// How long one wait for changes may take: a session that is used stays.
+const WAIT: Duration = Duration::from_secs(120);
+const KINDS: &[&str] = &["VirtualMachine", "HostSystem", "Datastore"];
+const WANTED: &[Wanted<'_>] = &[
+    Wanted { kind: "VirtualMachine", paths: Vm::PATHS },
+    Wanted { kind: "HostSystem", paths: Host::PATHS },
+    Wanted { kind: "Datastore", paths: Datastore::PATHS },
+];
+
+/// Keeps the inventory of a vCenter in a channel.
+pub struct Collector {
+    client: Client,
+    out: watch::Sender<Arc<Inventory>>,
+    /// The longest wait between two tries.
+    longest: Duration,
+}
+
+impl Collector {
+    /// Of the vCenter of `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, out: watch::Sender::new(Arc::default()), longest: Duration::from_secs(30) }
+    }
+
+    /// Where the inventory is seen.
+    #[must_use]
+    pub fn inventory(&self) -> watch::Receiver<Arc<Inventory>> {
+        self.out.subscribe()
+    }
+
+    /// Follows vCenter for ever. Dropping it ends it: what it made at vCenter goes with the session, or with [`Client::logout`].
+    pub async fn run(&self) {
+        let mut failures = 0;
+        loop {
+            let before = self.out.borrow().heard;
+            let error = match self.follow().await {
+                // The session was lost: no trouble if it can be had again, and was of any use.
+                Ok(()) if self.out.borrow().heard != before => {
+                    failures = 0;
+                    continue;
+                }
+                Ok(()) => Error::Fault { method: "WaitForUpdatesEx".into(), fault: Box::new(Fault::of("NotAuthenticated")) },
+                Err(error) => error,
+            };
+            if self.out.borrow().heard != before {
+                failures = 0;
+            }
+            let verdict = classify(&error, Doing::Other);
+            tracing::warn!(reason = verdict.reason, %error, "the inventory");
+            let wait = match verdict.class {
+                // Asking again costs nothing at vCenter where it was refused: the client does not even try.
+                Class::Block => self.longest.min(Duration::from_secs(5)),
+                _ => back_off(failures, Duration::from_secs(1), self.longest, 0.5),
+            };
+            self.trouble(verdict);
+            failures += 1;
+            self.client.clock().sleep(wait).await;
+        }
+    }
+
+    fn trouble(&self, verdict: Verdict) {
+        self.out.send_if_modified(|inventory| {
+            let changed = inventory.trouble.as_ref() != Some(&verdict);
+            if changed {
+                Arc::make_mut(inventory).trouble = Some(verdict);
+            }
+            changed
+        });
+    }
+
+    /// Follows until the session is lost (`Ok`) or something else goes wrong.
+    async fn follow(&self) -> Result<(), Error> {
+        let (service, session) = self.client.session().await?;
+        let made = async {
+            let manager = service.content.view_manager.as_ref();
+            let manager = manager.ok_or_else(|| Error::answer("RetrieveServiceContent", "it has no view manager"))?;
+            let view = properties::create_container_view(manager, &service.content.root_folder, KINDS);
+            let view = self.client.create_in(&service, &session, &view).await?;
+            let filter = properties::create_filter(&service.content.property_collector, WANTED, Start::View(&view));
+            match self.client.create_in(&service, &session, &filter).await {
+                Ok(filter) => Ok((view, filter)),
+                Err(error) => {
+                    self.discard(&service, &session, &[properties::destroy_view(&view)]).await;
+                    Err(error)
+                }
+            }
+        };
+        let (view, filter) = match made.await {
+            Err(error) if error.is("NotAuthenticated") => return Ok(()),
+            result => result?,
+        };
+        let result = self.listen(&service, &session).await;
+        match result {
+            Err(error) if error.is("NotAuthenticated") => Ok(()),
+            result => {
+                self.discard(&service, &session, &[properties::destroy_filter(&filter), properties::destroy_view(&view)]).await;
+                result
+            }
+        }
+    }
+
+    /// Takes things away that would else pile up in the session.
+    async fn discard(&self, service: &Service, session: &Session, calls: &[crate::session::Call]) {
+        for call in calls {
+            if let Err(error) = self.client.call_in(service, session, call).await {
+                tracing::debug!(%error, "tidying up");
+            }
+        }
+    }
+
+    async fn listen(&self, service: &Service, session: &Session) -> Result<(), Error> {
+        let mut version = String::new();
+        // What is told anew is kept aside until it is complete: nobody shall see an empty vCenter.
+        let mut anew = Some(Inventory::default());
+        let mut silent = 0;
+        loop {
+            let call = properties::wait_for_updates(&service.content.property_collector, &version, WAIT);
+            let answer = match self.client.call_in(service, session, &call).await {
+                // The collector has forgotten where we were.
+                Err(error) if error.is("InvalidCollectorVersion") && !version.is_empty() => {
+                    version.clear();
+                    anew = Some(Inventory::default());
+                    continue;
+                }
+                // Somebody has ended the wait, not the filter.
+                Err(error) if error.is("RequestCanceled") => continue,
+                // The filter lives on in the session.
+                Err(Error::Wire(error)) if silent < 3 => {
+                    silent += 1;
+                    self.trouble(classify(&Error::Wire(error), Doing::Other));
+                    self.client.clock().sleep(back_off(silent, Duration::from_secs(1), self.longest, 0.5)).await;
+                    continue;
+                }
+                answer => answer?,
+            };
+            silent = 0;
+            let set = UpdateSet::read(answer)?;
+            let now = self.client.clock().now();
+            let truncated = set.as_ref().is_some_and(|set| set.truncated);
+            let mut updates = Vec::new();
+            if let Some(set) = set {
+                version = set.version;
+                updates = set.updates;
+            }
+            match &mut anew {
+                Some(inventory) => {
+                    updates.into_iter().for_each(|update| inventory.apply(update));
+                    if !truncated {
+                        let mut inventory = anew.take().unwrap_or_default();
+                        inventory.heard = Some(now);
+                        self.out.send_replace(Arc::new(inventory));
+                    }
+                }
+                None => self.out.send_modify(|inventory| {
+                    let inventory = Arc::make_mut(inventory);
+                    updates.into_iter().for_each(|update| inventory.apply(update));
+                    inventory.heard = Some(now);
+                    inventory.trouble = None;
+                }),
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Releasing a snapshot: what to do next.
+
+use crate::{
+    classify::{Class, Doing, Verdict, of_fault},
+    fault::Fault,
+    model::task::Work,
+    moref::MoRef,
+    snapshot::{Owning, View},
+};
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It is gone, and nothing is left of it.
+    Done,
+    /// Wait for this task, then look again.
+    Await(MoRef),
+    /// Look again after a while.
+    Wait {
+        /// The reason word.
+        reason: &'static str,
+        /// What is waited for, and what helps.
+        message: String,
+    },
+    /// Remove it, then look again.
+    Remove,
+    /// Merge what it has left, then look again.
+    Consolidate,
+    /// It is not ours.
+    Refuse,
+}
+
+/// What to do next, by what was seen.
+///
+/// Gone alone is not enough: the host may still be merging, or may have given up on it ("consolidation needed"). Only when nothing is left may
+/// another snapshot be taken, or may the cycle count as over on this side.
+#[must_use]
+pub fn next(snapshot: &MoRef, owning: &Owning, view: &View) -> Step {
+    if let Some(task) = view.task(&[Work::RemovesSnapshot, Work::Reverts, Work::Consolidates, Work::Moves, Work::TakesSnapshot]) {
+        return Step::Await(task.task.clone());
+    }
+    match view.tree.find(snapshot) {
+        Some(node) if owning.owns(node).is_none() => Step::Refuse,
+        // A VM that stands still until it is answered merges nothing.
+        Some(_) | None if view.question.is_some() && (view.consolidation_needed || view.tree.find(snapshot).is_some()) => Step::Wait {
+            reason: "QuestionPending",
+            message: format!("the VM asks: {} Answer it in vCenter", view.question.as_deref().unwrap_or_default()),
+        },
+        Some(_) => Step::Remove,
+        None if view.consolidation_needed => Step::Consolidate,
+        None => Step::Done,
+    }
+}
+
+/// What a fault of a removal or a consolidation means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// Look again at once: it may be what was wanted.
+    Look,
+    /// Look again after a while; nobody gives up on a snapshot.
+    Wait(Verdict),
+    /// A person has to do something first. (It is tried again all the same, when somebody asks for it.)
+    Person(Verdict),
+}
+
+/// What a fault of a removal or a consolidation means.
+#[must_use]
+pub fn after(fault: &Fault, doing: Doing) -> After {
+    // Of a removal it says that the snapshot is gone: what was wanted, unless it is the VM.
+    if fault.is("ManagedObjectNotFound") && fault.field("obj.type") != Some("VirtualMachine") {
+        return After::Look;
+    }
+    let verdict = of_fault(fault, doing);
+    match verdict.class {
+        Class::Block => After::Person(verdict),
+        Class::Retry | Class::Wait | Class::Full(_) => After::Wait(verdict),
+    }
+}
