@@ -29,11 +29,12 @@ check: ## Formatting, lints, documentation, and what must not drift
 unit: ## Unit, property and integration tests, and the schedules
 	cargo test --workspace
 
-e2e: setup ## The sandbox, its simulators, and their judges
+e2e: setup build ## The sandbox, its simulators, and their judges
 	@scripts/e2e.sh
 
-sandbox-up: setup ## A real Kubernetes, a vCenter and Azure's rules, on this machine
+sandbox-up: setup build ## A real Kubernetes, a vCenter and Azure's rules, on this machine
 	@e2e/sandbox/setup.sh
+	@e2e/images/build.sh
 	@e2e/sandbox/up.sh
 
 sandbox-down: ## Leaves nothing of it

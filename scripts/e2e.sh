@@ -12,7 +12,7 @@ vcenter-judges() { e2e/vcenter/judges/run.sh; }
 vddk() { e2e/vddk/test.sh && e2e/vddk/test-vcenter.sh; }
 images() { e2e/images/test.sh; }
 azure-judges() { e2e/azure/judges/run.sh; }
-sandbox() { e2e/sandbox/test.sh; }
+sandbox() { e2e/images/build.sh && e2e/sandbox/test.sh; }
 
 for step in "$@"; do
   [[ " ${steps[*]} " == *" $step "* ]] || { echo "e2e.sh: no step $step: name some of ${steps[*]}" >&2; exit 2; }
