@@ -81,8 +81,9 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let sts = sts::Sts::new(&config, clock.clone())?;
     let state = State::new(config, clock, store, sts);
 
-    println!("ready https://{}", front_port.local_addr()?);
+    // Before the word goes out: who reads it may end this process at once.
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    println!("ready https://{}", front_port.local_addr()?);
     tokio::select! {
         never = serve::serve(front_port, Some(tls.clone()), front(&state)) => match never {},
         never = serve::serve(disks_port, Some(tls), disks::router(state.clone())) => match never {},

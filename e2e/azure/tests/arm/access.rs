@@ -88,6 +88,49 @@ async fn an_expired_upload_gets_another_sas() {
 }
 
 #[tokio::test]
+async fn the_sas_ends_with_the_call_that_revokes_and_with_no_other() {
+    let sim = Sim::start().await;
+    sim.upload("a", 20 * MIB).await;
+    let sas = sim.grant("a", "Write", 3600).await;
+    assert_eq!(sim.write(&sas, 0).await, 201);
+    let end = async || sim.post(&act("disks", "a", "endGetAccess"), None).await;
+    // A seal that fails leaves the way open on which its footer is written.
+    let started = end().await;
+    assert_eq!(sim.write(&sas, 512).await, 201);
+    assert_eq!(sim.ended(&started).await["status"], "Failed");
+    assert_eq!(sim.write(&sas, 512).await, 201);
+    sim.state.disks.write(&key("a"), 20 * MIB, &footer(20 * MIB)).unwrap();
+    let effect = azure_simulator::arm::Effect::FailOperation { code: "InternalExecutionError".to_owned(), message: String::new() };
+    let path = "*/endGetAccess".to_owned();
+    sim.state.arm.knobs.inject(azure_simulator::arm::Injection { method: None, path, times: Some(1), skip: 0, effect });
+    let started = end().await;
+    assert_eq!(sim.ended(&started).await["status"], "Failed");
+    assert_eq!(sim.write(&sas, 512).await, 201);
+    // One that is accepted closes it, before its operation has ended.
+    let started = end().await;
+    assert_eq!(sim.write(&sas, 512).await, 403);
+    assert_eq!(sim.state_of("a").await, "ActiveUpload");
+    sim.done(&started).await;
+    assert_eq!(sim.write(&sas, 512).await, 403);
+
+    let reading = sim.grant("a", "Read", 60).await;
+    assert_eq!((sim.read(&reading, 0).await, sim.write(&reading, 0).await), (206, 403));
+    sim.advance(61);
+    assert_eq!(sim.read(&reading, 0).await, 403);
+    sim.upload("b", 20 * MIB).await;
+    let first = sim.grant("b", "Write", 60).await;
+    sim.advance(61);
+    let second = sim.grant("b", "Write", 60).await;
+    assert_eq!((sim.write(&first, 0).await, sim.write(&second, 0).await), (403, 201));
+    sim.advance(61);
+    let deleting = sim.delete(&disk("b")).await;
+    sim.done(&deleting).await;
+    sim.upload("b", 20 * MIB).await;
+    let third = sim.grant("b", "Write", 3600).await;
+    assert_eq!((sim.write(&second, 0).await, sim.write(&third, 0).await), (403, 201), "a new disk of the same name has other URLs");
+}
+
+#[tokio::test]
 async fn who_may_not() {
     let sim = Sim::start().await;
     sim.upload("a", 20 * MIB).await;

@@ -63,12 +63,12 @@ pub struct Sim {
     pub base: String,
     http: reqwest::Client,
     _folder: TempDir,
-    server: JoinHandle<()>,
+    servers: [JoinHandle<()>; 2],
 }
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        self.server.abort();
+        self.servers.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -111,7 +111,9 @@ impl Sim {
         config.check().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::held("2026-11-23T12:00:00Z".parse::<Timestamp>().unwrap());
-        let store = disks::DiskStore::open(folder.path(), "https://127.0.0.1:1", clock.clone()).unwrap();
+        let disks_port = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let public = format!("https://{}", disks_port.local_addr().unwrap());
+        let store = disks::DiskStore::open(folder.path(), &public, clock.clone()).unwrap();
         let sts = sts::Sts::new(&config, clock.clone()).unwrap();
         let state = State::new(config, clock, store, sts);
         let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
@@ -119,11 +121,11 @@ impl Sim {
         let tls = serve::acceptor(vec![issued.cert.der().clone()], key).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("https://{}", listener.local_addr().unwrap());
-        let routes = front(&state);
-        let server = tokio::spawn(async move { match serve::serve(listener, Some(tls), routes).await {} });
+        let serve = |listener, tls, routes| tokio::spawn(async move { match serve::serve(listener, Some(tls), routes).await {} });
+        let servers = [serve(listener, tls.clone(), front(&state)), serve(disks_port, tls, disks::router(state.clone()))];
         let root = reqwest::Certificate::from_pem(issued.cert.pem().as_bytes()).unwrap();
         let http = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
-        Self { state, base, http, _folder: folder, server }
+        Self { state, base, http, _folder: folder, servers }
     }
 
     pub fn token(&self, client: &str) -> String {
@@ -147,6 +149,18 @@ impl Sim {
         let text = answer.text().await?;
         let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
         Ok(Reply { status, headers, body })
+    }
+
+    /// Put Page of one sector by a SAS: the status.
+    pub async fn write(&self, sas: &str, at: u64) -> u16 {
+        let request = self.http.put(format!("{sas}&comp=page")).header("x-ms-version", "2021-12-02").header("x-ms-page-write", "update");
+        request.header("x-ms-range", format!("bytes={at}-{}", at + 511)).body(vec![7; 512]).send().await.unwrap().status().as_u16()
+    }
+
+    /// Get Blob of one sector by a SAS: the status.
+    pub async fn read(&self, sas: &str, at: u64) -> u16 {
+        let request = self.http.get(sas).header("x-ms-version", "2021-12-02").header("x-ms-range", format!("bytes={at}-{}", at + 511));
+        request.send().await.unwrap().status().as_u16()
     }
 
     pub async fn call_as(&self, client: &str, method: &str, path: &str, body: Option<Value>) -> Reply {

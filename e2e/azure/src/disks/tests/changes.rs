@@ -132,6 +132,8 @@ fn a_copy_is_of_one_moment() {
     let host = Host::new();
     let store = host.store();
     let far = CONTENT - 512;
+    // Between the two lies what takes a while to copy.
+    store.write(DISK, MIB, &vec![7; 4 << 20]).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

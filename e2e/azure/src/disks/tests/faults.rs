@@ -21,6 +21,11 @@ async fn seconds(host: &Host, seconds: u64) {
     settle().await;
 }
 
+/// The answer to a request that runs in a task: a host that never answers fails the test.
+async fn answered(task: tokio::task::JoinHandle<Got>) -> Got {
+    tokio::time::timeout(Duration::from_secs(60), task).await.expect("the host does not answer").unwrap()
+}
+
 /// Waits for what runs on another thread.
 async fn eventually(what: impl Fn() -> bool) {
     for _ in 0..1_000_000 {
@@ -105,7 +110,7 @@ async fn a_time_out_of_the_server_is_honoured() {
     seconds(&host, 9).await;
     assert!(!sent.is_finished());
     seconds(&host, 1).await;
-    assert_eq!(sent.await.unwrap().error(), (500, "OperationTimedOut"));
+    assert_eq!(answered(sent).await.error(), (500, "OperationTimedOut"));
     seconds(&host, 600).await;
     assert!(!written(&host));
 }
@@ -127,7 +132,7 @@ async fn a_write_lands_after_its_time_out() {
             seconds(&host, 10).await;
         } else {
             seconds(&host, 10).await;
-            assert_eq!(sent.await.unwrap().error(), (500, "OperationTimedOut"));
+            assert_eq!(answered(sent).await.error(), (500, "OperationTimedOut"));
         }
         assert!(!written(&host));
         seconds(&host, 20).await;
@@ -156,7 +161,7 @@ async fn a_late_write_is_checked_when_it_lands_or_before() {
                 assert_eq!(host.put(CONTENT, &SECTOR, &[]).await.status, 201);
             }
             seconds(&host, 10).await;
-            let got = sent.await.unwrap();
+            let got = answered(sent).await;
             let refusal = if revoked { (403, "AuthenticationFailed") } else { (412, "ConditionNotMet") };
             assert_eq!(got.error(), if lands { (201, "") } else { refusal }, "{checked:?} revoked: {revoked}");
             assert_eq!(written(&host), lands);
@@ -208,7 +213,7 @@ async fn bytes_a_second() {
     let third = host.put(0, &data, &[]).await;
     assert_eq!((third.error(), third.header("retry-after")), ((503, "ServerBusy"), "1"));
     seconds(&host, 1).await;
-    assert_eq!(second.await.unwrap().status, 201);
+    assert_eq!(answered(second).await.status, 201);
     seconds(&host, 5).await;
     assert_eq!(host.put(0, &data, &[]).await.status, 201);
 }
