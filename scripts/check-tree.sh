@@ -20,6 +20,11 @@ while read -r test; do
   git grep -qE "fn $test\b" -- '*.rs' || fail "docs/pitfalls.md names the test $test, which does not exist"
 done < <(grep -oE '`[a-z0-9_]{12,}`' docs/pitfalls.md 2>/dev/null | tr -d '\140' | sort -u)
 
+# So does a rule of the sandbox.
+while read -r test; do
+  git grep -qE "(fn|func|def|mod) $test\b" -- e2e || fail "docs/sandbox.md names the test $test, which does not exist"
+done < <(grep '^|' docs/sandbox.md | grep -oE '\b(Test[A-Z][A-Za-z0-9]+|[a-z0-9]+(_[a-z0-9]+){2,})\b' | sort -u)
+
 # Links between documents lead somewhere.
 while IFS=: read -r file link; do
   [[ -e $(dirname "$file")/$link ]] || fail "$file links to $link, which does not exist"

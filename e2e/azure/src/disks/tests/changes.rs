@@ -135,30 +135,36 @@ fn a_copy_is_of_one_moment() {
     // Between the two lies what takes a while to copy.
     store.write(DISK, MIB, &vec![7; 4 << 20]).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut seen = Vec::new();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let writer = scope.spawn(|| {
             for count in 1u64.. {
                 store.write(DISK, 0, &count.to_le_bytes()).unwrap();
                 store.write(DISK, far, &count.to_le_bytes()).unwrap();
                 if stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    return;
+                    return count;
                 }
             }
+            0
         });
-        let mut last = 0;
         for round in 0..20 {
             let to = format!("{OTHER}{round}");
-            store.copy(DISK, &to, CONTENT).unwrap();
-            let number = |at| u64::from_le_bytes(store.read(&to, at, 8).unwrap().try_into().unwrap());
-            let (first, second) = (number(0), number(far));
-            assert!(first == second || first == second + 1, "{first} {second}");
-            let again = (number(0), number(far));
-            assert_eq!(again, (first, second), "and stays as it was");
-            assert!(first >= last);
-            last = first;
+            let copied = store.copy(DISK, &to, CONTENT);
+            seen.push((to, copied));
         }
+        // Before anything is asserted: the writer would go on for ever.
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(writer.join().unwrap() > 20, "it wrote while the copies were made");
     });
+    let mut last = 0;
+    for (to, copied) in seen {
+        copied.unwrap();
+        let number = |at| u64::from_le_bytes(store.read(&to, at, 8).unwrap().try_into().unwrap());
+        let (first, second) = (number(0), number(far));
+        assert!(first == second || first == second + 1, "{first} {second}");
+        assert!(first >= last);
+        last = first;
+    }
 }
 
 #[derive(Debug, Clone)]
