@@ -25,6 +25,11 @@ while read -r test; do
   git grep -qE "(fn|func|def|mod) $test\b" -- e2e || fail "docs/sandbox.md names the test $test, which does not exist"
 done < <(grep '^|' docs/sandbox.md | grep -oE '\b(Test[A-Z][A-Za-z0-9]+|[a-z0-9]+(_[a-z0-9]+){2,})\b' | sort -u)
 
+# The chart brings the definitions as they are.
+for definition in crds/*.yaml; do
+  cmp -s "$definition" "charts/hawser/crd/${definition##*/}" || fail "charts/hawser/crd has another ${definition##*/}: cp crds/*.yaml charts/hawser/crd/"
+done
+
 # Links between documents lead somewhere.
 while IFS=: read -r file link; do
   [[ -e $(dirname "$file")/$link ]] || fail "$file links to $link, which does not exist"

@@ -460,8 +460,12 @@ impl Control {
     }
 
     async fn walk(&self, vm: &MoRef, snapshot: &MoRef, disk: u32, since: &str, capacity: u64) -> Result<ExtentSet, Asked> {
-        let fetch = async |at| Ok(self.client.changed_areas(vm, Some(snapshot), disk, at, since).await?);
-        cbt::walk::<Asked>(capacity, fetch).await
+        // Not by `cbt::walk`: of a closure that borrows, the compiler can't tell that its future may change threads.
+        let mut walk = cbt::Walk::new(capacity);
+        while let Some(at) = walk.next() {
+            walk.take(&self.client.changed_areas(vm, Some(snapshot), disk, at, since).await?)?;
+        }
+        Ok(walk.finish())
     }
 
     /// Removes an own snapshot. Returns when it is gone and nothing is left to consolidate, however long that takes.

@@ -1,0 +1,246 @@
+//! Asks what an appliance talks to whether all is as replication will need it.
+
+use azure::rights;
+use blocklog::{
+    LogError,
+    clock::Clock,
+    cycle::KeyCheck,
+    document,
+    keys::KeyRing,
+    names,
+    steward::Steward,
+    store::{LogStore, StoreError},
+};
+use crds::{
+    ApplianceSpec,
+    appliance::VCenterIdentity,
+    conditions::{ConditionType as C, Finding},
+    reasons::Reason,
+};
+use vsphere::methods::rights::{PRIVILEGES, Privilege};
+
+use super::site::{Site, VCenter};
+use crate::trouble::Trouble;
+
+/// What was found of vCenter.
+pub async fn vcenter(site: &Site, known: Option<&VCenterIdentity>) -> (Vec<Finding>, Option<VCenterIdentity>) {
+    let unknown = |of| Finding::open(of, Reason::NotChecked, "vCenter can't be asked");
+    let failed = |trouble: Trouble| {
+        let found = Finding::fails(C::VCenterReachable, trouble.reason, trouble.message);
+        (vec![found, unknown(C::VCenterPrivileges)], known.cloned())
+    };
+    let vcenter = match &site.vcenter {
+        Ok(vcenter) => vcenter,
+        Err(trouble) => return failed(trouble.clone()),
+    };
+    let identity = match identify(vcenter, known).await {
+        Ok(identity) => identity,
+        Err(trouble) => return failed(trouble),
+    };
+    let version = identity.version.clone().unwrap_or_default();
+    let reached = Finding::holds(C::VCenterReachable, Reason::AsExpected, format!("vCenter {version} at {}", site.spec.vcenter.url));
+    let privileges = match missing(vcenter).await {
+        Ok(missing) if missing.is_empty() => Finding::holds(C::VCenterPrivileges, Reason::AsExpected, ""),
+        Ok(missing) => {
+            let told: Vec<String> = missing.iter().map(|one| format!("{} ({}: {})", one.id, one.label, one.reason)).collect();
+            let message = format!("the user lacks privileges in vCenter; add them to its role: {}", told.join("; "));
+            Finding::fails(C::VCenterPrivileges, Reason::PrivilegesMissing, message)
+        }
+        Err(error) => {
+            let trouble = Trouble::from(error);
+            Finding::open(C::VCenterPrivileges, trouble.reason, trouble.message)
+        }
+    };
+    (vec![reached, privileges], Some(identity))
+}
+
+async fn identify(vcenter: &VCenter, known: Option<&VCenterIdentity>) -> Result<VCenterIdentity, Trouble> {
+    let service = vcenter.client.service().await?;
+    let about = &service.content.about;
+    let uuid = about.instance_uuid.filter(|_| about.is_vcenter);
+    let uuid = uuid.ok_or_else(|| {
+        Trouble::new(Reason::OtherVCenter, "what answers there is a host, not a vCenter: give the address of the vCenter")
+    })?;
+    if let Some(known) = known.filter(|known| known.instance_uuid != uuid.to_string()) {
+        let message =
+            format!("the URL leads to the vCenter {uuid}, it was {} before: another vCenter needs another Appliance", known.instance_uuid);
+        return Err(Trouble::new(Reason::OtherVCenter, message));
+    }
+    // Whether it lets us in.
+    vcenter.client.session().await?;
+    Ok(VCenterIdentity { instance_uuid: uuid.to_string(), version: Some(about.version.clone()), build: Some(about.build.clone()) })
+}
+
+async fn missing(vcenter: &VCenter) -> Result<Vec<&'static Privilege>, vsphere::Error> {
+    let root = vcenter.client.service().await?.content.root_folder.clone();
+    let required: Vec<&'static Privilege> = PRIVILEGES.iter().filter(|privilege| privilege.required).collect();
+    vcenter.client.missing_privileges(&root, &required).await
+}
+
+/// What was found of Azure's roles.
+pub async fn azure(site: &Site) -> Finding {
+    let of = C::AzurePermissions;
+    let arm = match &site.target {
+        Ok(target) => &target.arm,
+        Err(trouble) => return Finding::fails(of, trouble.reason, trouble.message.clone()),
+    };
+    let (subscription, group) = (&site.spec.azure.subscription_id, &site.spec.azure.resource_group);
+    let fails = |error: azure::ArmError| {
+        let trouble = Trouble::from(error);
+        Finding::fails(of, trouble.reason, trouble.message)
+    };
+    match arm.resource_group(subscription, group).await {
+        Ok(Some(found)) if !found.location.eq_ignore_ascii_case(&site.spec.azure.location) => {
+            // A group may hold what lies elsewhere; its own region is only where its list is kept.
+            tracing::debug!(group, location = found.location, "the resource group lies in another region");
+        }
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let message = format!("the resource group {group} does not exist in the subscription {subscription}: create it");
+            return Finding::fails(of, Reason::ResourceGroupInvalid, message);
+        }
+        Err(error) => return fails(error),
+    }
+    match arm.permissions(subscription, group).await {
+        Ok(permissions) => {
+            let missing = rights::missing(&permissions, &rights::REPLICATION);
+            if missing.is_empty() {
+                return Finding::holds(of, Reason::AsExpected, "");
+            }
+            let message = format!(
+                "the principal lacks actions on the resource group {group}: {}; assign it a role there that has them",
+                missing.join(", ")
+            );
+            Finding::fails(of, Reason::RolesMissing, message)
+        }
+        Err(error) => fails(error),
+    }
+}
+
+/// What was found of log store and key.
+pub async fn log(site: &Site, clock: &dyn Clock) -> Vec<Finding> {
+    let (reached, verified) = (C::LogStoreReachable, C::KeyVerified);
+    let steward = match site.steward() {
+        Ok(steward) => steward,
+        // Where the key is missing, nothing is known of the store.
+        Err(trouble) if trouble.reason == Reason::CredentialsMissing && site.target.is_ok() => {
+            return vec![
+                Finding::open(reached, Reason::NotChecked, "it is looked at when there is a key"),
+                Finding::fails(verified, trouble.reason, trouble.message),
+            ];
+        }
+        Err(trouble) => {
+            return vec![
+                Finding::fails(reached, trouble.reason, trouble.message),
+                Finding::open(verified, Reason::NotChecked, "the log store can't be asked"),
+            ];
+        }
+    };
+    let told = match check(steward, clock).await {
+        Ok(()) => Ok(()),
+        Err(LogError::Store(error)) => {
+            let reason = match &error {
+                StoreError::Denied(text) if text.contains("there is no container") => Reason::ContainerMissing,
+                StoreError::Denied(_) => Reason::LogStoreDenied,
+                other => crate::trouble::reason_of(other.reason()),
+            };
+            Err((reached, reason, remedy(reason, &error.to_string(), &site.spec)))
+        }
+        Err(error) => Err((verified, crate::trouble::reason_of(error.reason()), error.to_string())),
+    };
+    match told {
+        Ok(()) => vec![Finding::holds(reached, Reason::AsExpected, ""), Finding::holds(verified, Reason::AsExpected, "")],
+        Err((of, reason, message)) if of == reached => {
+            vec![Finding::fails(reached, reason, message), Finding::open(verified, Reason::NotChecked, "the log store can't be asked")]
+        }
+        Err((_, reason, message)) => {
+            let message = format!("{message}: give encryption.keySecretRef the key that this log store was set up with");
+            vec![Finding::holds(reached, Reason::AsExpected, ""), Finding::fails(verified, reason, message)]
+        }
+    }
+}
+
+fn remedy(reason: Reason, error: &str, spec: &ApplianceSpec) -> String {
+    let (account, container) = (&spec.log_store.account_url, &spec.log_store.container);
+    match reason {
+        Reason::ContainerMissing => format!("{error}: create the container {container} in {account}"),
+        Reason::LogStoreDenied => format!("{error}: assign the principal the role Storage Blob Data Contributor on {account}"),
+        _ => error.to_owned(),
+    }
+}
+
+/// Reads the key check, and writes it where the store is new.
+async fn check(steward: &Steward, clock: &dyn Clock) -> Result<(), LogError> {
+    let (store, keys) = (steward.store.as_ref(), &steward.keys);
+    if known(store, keys).await? {
+        return Ok(());
+    }
+    // A store with anything in it was set up by somebody, with a key that has to be ours before it is written.
+    if !store.list("v1/").await?.is_empty() {
+        return Err(LogError::Missing(names::KEY_CHECK.to_owned()));
+    }
+    match document::write_new(store, keys, names::KEY_CHECK, &KeyCheck { since: clock.now() }).await {
+        Err(LogError::Store(StoreError::Exists(_))) => known(store, keys).await.map(drop),
+        result => result.map(drop),
+    }
+}
+
+/// True where the key is the log store's; false where the store has no key check yet.
+async fn known(store: &dyn LogStore, keys: &KeyRing) -> Result<bool, LogError> {
+    let Some(blob) = store.get(names::KEY_CHECK).await? else { return Ok(false) };
+    let error = match document::decode::<KeyCheck>(keys, names::KEY_CHECK, &blob.body) {
+        Ok(_) => return Ok(true),
+        Err(error) => error,
+    };
+    // A blob that is whole but for its MAC was written with another key; anything else is damage.
+    let text = String::from_utf8_lossy(&blob.body);
+    let Some((line, body)) = text.split_once('\n') else { return Err(error) };
+    let version = line.split(' ').find_map(|word| word.strip_prefix("key=")).and_then(|version| version.parse().ok());
+    match version {
+        Some(version) if matches!(error, LogError::Damaged { .. }) && serde_json::from_str::<KeyCheck>(body).is_ok() => {
+            Err(LogError::WrongKey { version })
+        }
+        _ => Err(error),
+    }
+}
+
+/// Whether certificates are verified: they always are, so this says whether they could be.
+#[must_use]
+pub fn tls(site: &Site, found: &[Finding]) -> Finding {
+    let troubles = [site.vcenter.as_ref().err(), site.target.as_ref().err()];
+    let untrusted = |reason: Reason| matches!(reason, Reason::UntrustedCertificate | Reason::CaBundleMissing);
+    let built =
+        troubles.into_iter().flatten().find(|trouble| untrusted(trouble.reason)).map(|trouble| (trouble.reason, trouble.message.clone()));
+    let met = found.iter().find(|finding| untrusted(finding.reason)).map(|finding| (finding.reason, finding.message.clone()));
+    match built.or(met) {
+        Some((reason, message)) => Finding::fails(C::TLSVerified, reason, message),
+        None => Finding::holds(C::TLSVerified, Reason::AsExpected, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use blocklog::{clock::SystemClock, keys::Secret, store::When, store::memory::MemoryStore};
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn steward(store: &Arc<MemoryStore>, key: u8) -> Steward {
+        Steward { store: store.clone(), keys: KeyRing::single(1, Secret::new([key; 32])) }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_key_is_told_and_never_written() {
+        let clock = SystemClock::new();
+        let store = Arc::new(MemoryStore::new(Arc::new(clock.clone())));
+        check(&steward(&store, 1), &clock).await.unwrap();
+        check(&steward(&store, 1), &clock).await.unwrap();
+        assert_eq!(check(&steward(&store, 2), &clock).await, Err(LogError::WrongKey { version: 1 }));
+        // Somebody's blobs, and no key check: nobody knows with which key.
+        let other = Arc::new(MemoryStore::new(Arc::new(clock.clone())));
+        other.put("v1/a/b/ledger", Bytes::from_static(b"x"), When::Absent, None).await.unwrap();
+        assert!(matches!(check(&steward(&other, 2), &clock).await, Err(LogError::Missing(_))));
+    }
+}

@@ -1,0 +1,217 @@
+//! Appliances: what they refer to is read, what they talk to is asked, and their workers are deployed.
+
+pub mod check;
+pub mod gather;
+pub mod pods;
+pub mod site;
+
+use std::{sync::Arc, time::Duration};
+
+use crds::{
+    Appliance, ApplianceStatus, ReplicatedVM, ReplicationCycle,
+    appliance::{ApplierMode, Pods, Slots},
+    conditions::{self, ConditionType as C, Finding, Kind, Status},
+    names,
+    reasons::Reason,
+    replicated_vm::Replication,
+};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+    runtime::controller::Action,
+};
+use serde_json::{Value, json};
+
+use self::{pods::Component, site::Site};
+use crate::{
+    context::{Context, MANAGER},
+    trouble::Trouble,
+};
+
+/// How often an appliance is looked at where all is well: a role that was taken away, a certificate that ran out.
+const WELL: Duration = Duration::from_secs(12);
+/// How often where something is not: what was mended is seen within this.
+const UNWELL: Duration = Duration::from_secs(10);
+
+/// One pass over an appliance.
+///
+/// # Errors
+/// Where the apiserver does not do what it is asked.
+pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Result<Action, Trouble> {
+    let (namespace, name) = (appliance.namespace().unwrap_or_default(), appliance.name_any());
+    let api: Api<Appliance> = Api::namespaced(context.client.clone(), &namespace);
+    // What a watch told may be behind what was written.
+    let Some(appliance) = api.get_opt(&name).await? else {
+        context.sites.remove(&namespace, &name);
+        return Ok(Action::await_change());
+    };
+    let vms = Api::<ReplicatedVM>::namespaced(context.client.clone(), &namespace)
+        .list(&ListParams::default().fields(&format!("spec.applianceRef.name={name}")))
+        .await?
+        .items;
+    if appliance.metadata.deletion_timestamp.is_some() {
+        if !vms.is_empty() {
+            return Ok(Action::requeue(UNWELL));
+        }
+        finalizers(&api, &appliance, |all| all.retain(|one| one != names::APPLIANCE_FINALIZER)).await?;
+        if let Some(site) = context.sites.remove(&namespace, &name)
+            && let Ok(vcenter) = &site.vcenter
+        {
+            vcenter.client.logout().await;
+        }
+        return Ok(Action::await_change());
+    }
+    if !appliance.finalizers().iter().any(|one| one == names::APPLIANCE_FINALIZER) {
+        finalizers(&api, &appliance, |all| all.push(names::APPLIANCE_FINALIZER.to_owned())).await?;
+    }
+    let inputs = gather::gather(&context.client, &namespace, &appliance).await;
+    let before = context.sites.get(&namespace, &name);
+    let site = Arc::new(Site::build(inputs, before.as_deref(), &context.clock).await);
+    context.sites.put(&namespace, &name, site.clone());
+    let old = appliance.status.clone().unwrap_or_default();
+    let ((mut findings, vcenter), azure, log, workers) = tokio::join!(
+        check::vcenter(&site, old.vcenter.as_ref()),
+        check::azure(&site),
+        check::log(&site, context.clock.as_ref()),
+        deploy(&context, &namespace, &appliance),
+    );
+    let (workers, gateways, appliers) = workers?;
+    findings.push(azure);
+    findings.extend(log);
+    findings.push(check::tls(&site, &findings));
+    findings.push(workers);
+    findings.push(ready(&findings));
+    let cycles = Api::<ReplicationCycle>::namespaced(context.client.clone(), &namespace)
+        .list(&ListParams::default().labels(&format!("{}={name}", names::APPLIANCE_LABEL)))
+        .await?;
+    let transfers = cycles.items.iter().filter(|cycle| takes_slots(cycle));
+    let used = transfers.map(|cycle| cycle.spec.allotment.disks).sum();
+    let replicating = vms.iter().filter(|vm| vm.spec.replication != Replication::Stopped).count();
+    let now = context.clock.now();
+    let status = ApplianceStatus {
+        observed_generation: appliance.metadata.generation,
+        conditions: conditions::merge(&old.conditions, &findings, appliance.metadata.generation, now),
+        vcenter,
+        gateways: Some(gateways),
+        appliers: (appliance.spec.applier.mode == ApplierMode::InCluster).then_some(appliers),
+        disk_slots: Some(Slots { used, total: appliance.spec.limits.parallel_disks }),
+        replicating_vms: i32::try_from(replicating).ok(),
+    };
+    if status != old {
+        let change = json!({ "apiVersion": "hawser.dev/v1alpha1", "kind": "Appliance", "status": status });
+        api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&change)).await?;
+        edges(&context, &appliance, &old, &status).await;
+    }
+    let well = conditions::is(&status.conditions, C::Ready, Status::True);
+    Ok(Action::requeue(if well { WELL } else { UNWELL }))
+}
+
+/// The names of the Secrets and ConfigMaps that an appliance refers to.
+#[must_use]
+pub fn references(spec: &crds::ApplianceSpec) -> Vec<&str> {
+    let bundles = [&spec.vcenter.ca_bundle_ref, &spec.azure.ca_bundle_ref].into_iter().flatten().map(|bundle| bundle.name.as_str());
+    let secrets = [
+        Some(&spec.vcenter.credentials_secret_ref),
+        Some(&spec.encryption.key_secret_ref),
+        spec.azure.credentials.client_secret_ref.as_ref(),
+    ];
+    bundles.chain(secrets.into_iter().flatten().map(|secret| secret.name.as_str())).collect()
+}
+
+/// True for a cycle that transfers, or may.
+#[must_use]
+pub fn takes_slots(cycle: &ReplicationCycle) -> bool {
+    let status = cycle.status.clone().unwrap_or_default();
+    let sent = conditions::get(&status.conditions, C::Transferred).is_some_and(|condition| condition.status != "Unknown");
+    !sent && !status.is_over() && cycle.finalizers().iter().any(|one| one == names::SNAPSHOT_FINALIZER)
+}
+
+/// Changes the finalizers of an object, where nobody else has changed it in between.
+///
+/// # Errors
+/// The apiserver's.
+pub async fn finalizers<K>(api: &Api<K>, object: &K, change: impl FnOnce(&mut Vec<String>)) -> Result<(), kube::Error>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let mut all = object.finalizers().to_vec();
+    change(&mut all);
+    if all == object.finalizers() {
+        return Ok(());
+    }
+    // Of two that change the list at once the second is refused: its version is not the one that it looked at.
+    let change = json!({ "metadata": { "finalizers": all, "resourceVersion": object.resource_version() } });
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&change)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn ready(findings: &[Finding]) -> Finding {
+    let order = Kind::Appliance.conditions().iter().filter(|of| **of != C::Ready);
+    let in_order =
+        |status| order.clone().filter_map(|of| findings.iter().find(|finding| finding.of == *of)).find(move |one| one.status == status);
+    match in_order(Status::False).or_else(|| in_order(Status::Unknown)) {
+        Some(cause) => Finding::fails(C::Ready, cause.reason, cause.message.clone()),
+        None => Finding::holds(C::Ready, Reason::AsExpected, ""),
+    }
+}
+
+/// Deploys the workers, and says how many are ready.
+async fn deploy(context: &Context, namespace: &str, appliance: &Appliance) -> Result<(Finding, Pods, Pods), Trouble> {
+    let (mut counts, mut missing) = ([Pods::default(); 2], Vec::new());
+    for (component, count) in [Component::Gateway, Component::Applier].into_iter().zip(&mut counts) {
+        let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+        let name = component.name(&appliance.name_any());
+        let current = deployments.get_opt(&name).await?;
+        if component == Component::Applier && appliance.spec.applier.mode == ApplierMode::External {
+            if current.is_some_and(|current| owned(&current, appliance)) {
+                deployments.delete(&name, &kube::api::DeleteParams::background()).await?;
+            }
+            continue;
+        }
+        let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), namespace);
+        apply(&maps, &name, &pods::config_map(appliance, component, &context.settings.cluster)).await?;
+        let found: Deployment = apply(&deployments, &name, &pods::deployment(appliance, component, &context.settings)).await?;
+        let ready = found.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or_default();
+        *count = Pods { wanted: component.wanted(appliance), ready };
+        if ready < 1 && count.wanted > 0 {
+            let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
+            let why = conditions.iter().find_map(|one| one.message.clone()).unwrap_or_default();
+            missing.push(format!("{name}: {ready} of {} pods are ready. {why}", count.wanted));
+        }
+    }
+    let finding = if missing.is_empty() {
+        Finding::holds(C::WorkersAvailable, Reason::AsExpected, "")
+    } else {
+        Finding::fails(C::WorkersAvailable, Reason::PodsNotReady, missing.join("; "))
+    };
+    Ok((finding, counts[0], counts[1]))
+}
+
+fn owned(deployment: &Deployment, appliance: &Appliance) -> bool {
+    deployment.owner_references().iter().any(|owner| Some(&owner.uid) == appliance.metadata.uid.as_ref())
+}
+
+async fn apply<K>(api: &Api<K>, name: &str, object: &Value) -> Result<K, Trouble>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await?)
+}
+
+/// Tells of conditions whose status or reason moved.
+async fn edges(context: &Context, appliance: &Appliance, old: &ApplianceStatus, new: &ApplianceStatus) {
+    for condition in new.conditions.iter().filter(|condition| condition.type_ != C::Ready.as_str()) {
+        let before = old.conditions.iter().find(|one| one.type_ == condition.type_);
+        let moved = before.is_none_or(|before| before.status != condition.status || before.reason != condition.reason);
+        let Some(reason) = Reason::from_word(&condition.reason).filter(|_| moved) else { continue };
+        let warning = condition.status == "False";
+        if warning || before.is_some_and(|before| before.status == "False") {
+            let note = format!("{}: {}", condition.type_, condition.message);
+            context.event(appliance, warning, reason, "Check", note).await;
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What is built for an appliance: clients that keep their sessions from pass to pass, and are built anew only when what they are made of
+//! changes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use azure::{Arm, ArmConfig, credential};
+use azure_core::http::Transport;
+use azure_storage_blob::{BlobContainerClient, BlobContainerClientOptions};
+use blocklog::{
+    azure_blob::{AccountUrl, Auth, Retry, client_options},
+    clock::Clock,
+    keys::KeyRing,
+    steward::Steward,
+    store::azure::AzureStore,
+};
+use crds::{ApplianceSpec, appliance::CredentialsType, reasons::Reason};
+use jiff::{SignedDuration, Timestamp};
+use tokio::{sync::watch, task::JoinHandle};
+use vsphere::{
+    Client, Credentials, LoginState, Secret, Thumbprint, Trust,
+    collector::{Collector, Inventory},
+};
+
+use crate::trouble::Trouble;
+
+/// A password that was refused is tried again after this.
+pub const RETRY_LOGIN: SignedDuration = SignedDuration::from_mins(5);
+
+/// What an appliance is made of: its spec, and what its Secrets and ConfigMaps hold.
+#[derive(Clone)]
+pub struct Inputs {
+    /// The spec.
+    pub spec: ApplianceSpec,
+    /// The name and password for vCenter, and the version of their Secret.
+    pub vcenter: Result<(Credentials, String), Trouble>,
+    /// Whom we believe to be vCenter.
+    pub vcenter_trust: Result<Trust, Trouble>,
+    /// The secret for Azure; none with workload identity.
+    pub azure_secret: Result<Option<Secret>, Trouble>,
+    /// The authorities of Azure's services.
+    pub azure_trust: Result<Option<Vec<u8>>, Trouble>,
+    /// The key ring, and a digest of its text.
+    pub keys: Result<(KeyRing, String), Trouble>,
+}
+
+/// The vCenter of an appliance.
+pub struct VCenter {
+    /// The client.
+    pub client: Client,
+    /// What it tells.
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    url: String,
+    trust: Trust,
+    /// The version of the Secret that the last refusal belongs to: a Secret that was written anew is tried again, even with the same words.
+    tried: Mutex<String>,
+    collector: JoinHandle<()>,
+}
+
+impl Drop for VCenter {
+    fn drop(&mut self) {
+        self.collector.abort();
+    }
+}
+
+/// The Azure of an appliance.
+#[derive(Clone)]
+pub struct Target {
+    /// Resource Manager.
+    pub arm: Arm,
+    /// The log, without whose key nothing is read.
+    pub steward: Result<Steward, Trouble>,
+    made_of: String,
+}
+
+/// What was built for an appliance.
+#[derive(Clone)]
+pub struct Site {
+    /// Its spec.
+    pub spec: ApplianceSpec,
+    /// Its vCenter.
+    pub vcenter: Result<Arc<VCenter>, Trouble>,
+    /// Its Azure.
+    pub target: Result<Target, Trouble>,
+}
+
+impl Site {
+    /// Builds what has to be, and keeps what can be kept.
+    pub async fn build(inputs: Inputs, before: Option<&Self>, clock: &Arc<dyn Clock>) -> Self {
+        let vcenter = vcenter(&inputs, before.and_then(|site| site.vcenter.as_ref().ok()), clock).await;
+        let target = target(&inputs, before.and_then(|site| site.target.as_ref().ok()), clock);
+        Self { spec: inputs.spec, vcenter, target }
+    }
+
+    /// The log's steward.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn steward(&self) -> Result<&Steward, Trouble> {
+        self.target.as_ref().map_err(Clone::clone)?.steward.as_ref().map_err(Clone::clone)
+    }
+}
+
+async fn vcenter(inputs: &Inputs, before: Option<&Arc<VCenter>>, clock: &Arc<dyn Clock>) -> Result<Arc<VCenter>, Trouble> {
+    let trust = inputs.vcenter_trust.clone()?;
+    let (credentials, version) = inputs.vcenter.clone()?;
+    let url = inputs.spec.vcenter.url.clone();
+    if let Some(old) = before.filter(|old| old.url == url && old.trust == trust) {
+        old.client.set_credentials(credentials).await;
+        let state = old.client.login_state();
+        let written_anew = {
+            let mut tried = old.tried.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *tried, version.clone()) != version
+        };
+        if may_try(&state, written_anew, clock.now()) {
+            old.client.allow_login().await;
+        }
+        return Ok(old.clone());
+    }
+    let client = Client::new(&url, &trust, credentials, clock.clone())?;
+    let collector = Collector::new(client.clone());
+    let inventory = collector.inventory();
+    let collector = tokio::spawn(async move { collector.run().await });
+    Ok(Arc::new(VCenter { client, inventory, url, trust, tried: Mutex::new(version), collector }))
+}
+
+/// Whether a password that was refused may be tried once more.
+fn may_try(state: &LoginState, written_anew: bool, now: Timestamp) -> bool {
+    matches!(state, LoginState::Refused(refusal) if written_anew || now.duration_since(refusal.at) >= RETRY_LOGIN)
+}
+
+fn target(inputs: &Inputs, before: Option<&Target>, clock: &Arc<dyn Clock>) -> Result<Target, Trouble> {
+    let (bundle, secret) = (inputs.azure_trust.clone()?, inputs.azure_secret.clone()?);
+    let made_of = digest(inputs, bundle.as_deref(), secret.as_ref());
+    if let Some(old) = before.filter(|old| old.made_of == made_of) {
+        return Ok(old.clone());
+    }
+    let azure = &inputs.spec.azure;
+    let http = credential::http(bundle.as_deref())?;
+    let given = |what: &Option<String>| what.clone().unwrap_or_default();
+    let identity = match (azure.credentials.type_, secret) {
+        (CredentialsType::WorkloadIdentity, _) => credential::Identity::Workload {
+            tenant: azure.credentials.tenant_id.clone(),
+            client: azure.credentials.client_id.clone(),
+            token_file: None,
+        },
+        (CredentialsType::ClientSecret, Some(secret)) => credential::Identity::ClientSecret {
+            tenant: given(&azure.credentials.tenant_id),
+            client: given(&azure.credentials.client_id),
+            secret: azure_core::credentials::Secret::new(secret.reveal().to_owned()),
+        },
+        (CredentialsType::ClientSecret, None) => return Err(Trouble::new(Reason::CredentialsMissing, "azure.credentials names no Secret")),
+    };
+    let credential = credential::credential(identity, &azure.endpoints.authority_host, http.clone())?;
+    let endpoint = azure.endpoints.resource_manager.clone();
+    let arm = Arm::new(ArmConfig {
+        audience: azure.endpoints.resource_manager_audience.clone().unwrap_or_else(|| endpoint.clone()),
+        endpoint,
+        credential: credential.clone(),
+        http: http.clone(),
+        clock: clock.clone(),
+    });
+    let steward = inputs.keys.clone().and_then(|(keys, _)| {
+        let store = store(&inputs.spec, Auth::Token(credential), http).map_err(|why| Trouble::new(Reason::LogStoreFailed, why))?;
+        Ok(Steward { store: Arc::new(store), keys })
+    });
+    Ok(Target { arm, steward, made_of })
+}
+
+/// The container, through a client that trusts whom the appliance trusts.
+fn store(spec: &ApplianceSpec, auth: Auth, http: reqwest::Client) -> Result<AzureStore, String> {
+    let account = AccountUrl::parse(&spec.log_store.account_url).map_err(|error| error.to_string())?;
+    let mut client_options = client_options(&auth, Retry::Normal).map_err(|error| error.to_string())?;
+    client_options.transport = Some(Transport::new(Arc::new(http)));
+    let options = BlobContainerClientOptions { client_options, ..BlobContainerClientOptions::default() };
+    let url = account.container(&spec.log_store.container, &auth);
+    let container = BlobContainerClient::new(url, auth.credential(), Some(options)).map_err(|error| error.to_string())?;
+    AzureStore::new(container, "").map_err(|error| error.to_string())
+}
+
+/// Names what a target is made of without telling it.
+fn digest(inputs: &Inputs, bundle: Option<&[u8]>, secret: Option<&Secret>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    // A spec can always be written as JSON.
+    part(&serde_json::to_vec(&(&inputs.spec.azure, &inputs.spec.log_store)).unwrap_or_default());
+    part(bundle.unwrap_or_default());
+    part(secret.map(|secret| secret.reveal().as_bytes()).unwrap_or_default());
+    match &inputs.keys {
+        Ok((_, digest)) => part(digest.as_bytes()),
+        Err(trouble) => part(trouble.message.as_bytes()),
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Whom to believe to be vCenter.
+///
+/// # Errors
+/// Where the thumbprint is none.
+pub fn trust(thumbprint: Option<&str>, bundle: Option<Vec<u8>>) -> Result<Trust, Trouble> {
+    Ok(match (thumbprint, bundle) {
+        (Some(text), _) => {
+            Trust::Pinned(Thumbprint::parse(text).map_err(|error| Trouble::new(Reason::UntrustedCertificate, error.to_string()))?)
+        }
+        (None, Some(pem)) => Trust::Bundle(pem),
+        (None, None) => Trust::System,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use vsphere::Refusal;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_password_is_tried_when_its_secret_was_written_or_after_five_minutes() {
+        let at = Timestamp::UNIX_EPOCH;
+        let refused = LoginState::Refused(Refusal { user: "u".into(), kind: "InvalidLogin".into(), at });
+        let after = |seconds| at + SignedDuration::from_secs(seconds);
+        assert!(!may_try(&refused, false, after(299)));
+        assert!(may_try(&refused, false, after(300)));
+        assert!(may_try(&refused, true, after(1)));
+        assert!(!may_try(&LoginState::LoggedOut, true, after(999)));
+    }
+}

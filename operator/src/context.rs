@@ -1,0 +1,155 @@
+//! What all controllers share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use blocklog::{clock::Clock, entropy::Entropy, ids::Owner};
+use crds::{ReplicatedVM, reasons::Reason};
+use kube::{
+    Client, Resource,
+    runtime::{
+        events::{Event, EventType, Recorder},
+        reflector::Store,
+    },
+};
+
+use azure::{Arm, ArmError, disks::Disk};
+
+use crate::{appliance::site::Site, metrics::Metrics};
+
+/// Who writes: the manager of the operator's fields.
+pub const MANAGER: &str = "hawser-operator";
+
+/// What is given to the operator when it starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who we are to ledgers: the UID of the namespace `kube-system`, or a name that was given.
+    pub cluster: String,
+    /// The image of gateways and appliers where an appliance names none.
+    pub worker_image: String,
+    /// The service account of gateways and appliers where an appliance names none.
+    pub worker_service_account: String,
+}
+
+/// What all controllers share.
+pub struct Context {
+    /// The apiserver.
+    pub client: Client,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// What was given.
+    pub settings: Settings,
+    /// What was built for each appliance, by namespace and name.
+    pub sites: Sites,
+    /// Events.
+    pub recorder: Recorder,
+    /// Figures.
+    pub metrics: Metrics,
+    /// All ReplicatedVMs as the watches last told, a store for each namespace that is watched: for queues, never for what is decided
+    /// about one of them.
+    pub vms: Vec<Store<ReplicatedVM>>,
+    /// Managed disks as they were listed last.
+    pub disks: DiskLists,
+    /// Held while a cycle is admitted: two that see the same free slot must not both take it.
+    pub admission: tokio::sync::Mutex<()>,
+}
+
+impl Context {
+    /// The owner that ledgers of an object name.
+    #[must_use]
+    pub fn owner(&self, namespace: &str, name: &str) -> Owner {
+        Owner { cluster: self.settings.cluster.clone(), object: format!("{namespace}/{name}") }
+    }
+
+    /// All ReplicatedVMs as the watches last told.
+    #[must_use]
+    pub fn all_vms(&self) -> Vec<Arc<ReplicatedVM>> {
+        self.vms.iter().flat_map(Store::state).collect()
+    }
+
+    /// Tells an edge to people. One that can't be told is lost: it is in the conditions, too.
+    pub async fn event<K: Resource<DynamicType = ()>>(&self, of: &K, warning: bool, reason: Reason, action: &str, note: String) {
+        let type_ = if warning { EventType::Warning } else { EventType::Normal };
+        // The apiserver takes 1 kB.
+        let note = Some(note.chars().take(1000).collect());
+        let event = Event { type_, reason: reason.into(), note, action: action.to_owned(), secondary: None };
+        if let Err(error) = self.recorder.publish(&event, &of.object_ref(&())).await {
+            tracing::warn!(%error, reason = %reason, "an event");
+        }
+    }
+}
+
+/// What was built for each appliance.
+#[derive(Default)]
+pub struct Sites(Mutex<BTreeMap<(String, String), Arc<Site>>>);
+
+impl Sites {
+    /// The one of an appliance; none before its first look.
+    #[must_use]
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Site>> {
+        self.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Takes one in.
+    pub fn put(&self, namespace: &str, name: &str, site: Arc<Site>) {
+        self.lock().insert((namespace.to_owned(), name.to_owned()), site);
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Site>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, namespace: &str, name: &str) -> Option<Arc<Site>> {
+        self.lock().remove(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, String), Arc<Site>>> {
+        // A panic while it was held can't have left it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For so long a list of managed disks is taken for what is there. Resource Manager counts each reading, and a VM is looked at every few
+/// seconds while its cycle runs.
+const LIST_HOLDS: Duration = Duration::from_secs(60);
+
+type Lists = BTreeMap<(String, String), (Duration, Arc<Vec<Disk>>)>;
+
+/// The managed disks of resource groups as they were listed last.
+#[derive(Default)]
+pub struct DiskLists(Mutex<Lists>);
+
+impl DiskLists {
+    /// The disks of a resource group, listed now or a little while ago.
+    ///
+    /// # Errors
+    /// As [`Arm::disks`].
+    pub async fn list(&self, context: &Context, arm: &Arm, subscription: &str, group: &str) -> Result<Arc<Vec<Disk>>, ArmError> {
+        let key = (subscription.to_lowercase(), group.to_lowercase());
+        let now = context.clock.monotonic();
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some((at, disks)) = known.filter(|(at, _)| now.saturating_sub(*at) < LIST_HOLDS) {
+            tracing::trace!(age = (now - at).as_secs(), "managed disks as listed before");
+            return Ok(disks);
+        }
+        let disks = Arc::new(arm.disks(subscription, group).await?);
+        // What is being made is looked at again at once.
+        if disks.iter().all(|disk| disk.provisioned) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (now, disks.clone()));
+        }
+        Ok(disks)
+    }
+
+    /// Has everything listed anew: something was made or deleted.
+    pub fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

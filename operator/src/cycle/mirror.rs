@@ -1,0 +1,238 @@
+//! What the operator says about a cycle: what the ledger, the cycle's state and the receipt say, in the words of the API. It decides
+//! nothing; truth is in the ledger.
+
+use blocklog::{
+    cycle::{Manifest, Phase, Receipt, State},
+    ids::{CycleId, Digest, Owner, Turn},
+    ledger::{Ledger, Refusal},
+};
+use crds::{
+    ReplicationCycle, ReplicationCycleStatus,
+    conditions::{self, ConditionType, Finding, Status},
+    reasons::Reason,
+    replicated_vm::{CycleKind, LastCycle},
+    replication_cycle::{CyclePhase, Failure, TargetDisk, TargetStatus},
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::trouble::reason_of;
+
+/// What is known of a cycle when it is mirrored.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Its object.
+    pub object: &'a ReplicationCycle,
+    /// Who we are to ledgers.
+    pub owner: &'a Owner,
+    /// False where ledger or state could not be looked at: what was said of it before holds.
+    pub readable: bool,
+    /// The VM's ledger.
+    pub ledger: Option<&'a Ledger>,
+    /// Its state; none where it is gone.
+    pub state: Option<&'a State>,
+    /// What it was to write, and what was written.
+    pub proof: Option<&'a (Manifest, Receipt)>,
+    /// True where an order for it stands.
+    pub ordered: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// The operator's part of a cycle's status.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirrored {
+    /// `Applied`.
+    pub applied: Finding,
+    /// The status as it will be read: the gateway's part as it was, ours as it is now.
+    pub status: ReplicationCycleStatus,
+    /// True where nothing more will come of it.
+    pub over: bool,
+    /// True where its snapshot is gone.
+    pub released: bool,
+}
+
+impl Mirrored {
+    /// As the VM's history has it.
+    #[must_use]
+    pub fn last(&self, object: &ReplicationCycle, now: Timestamp) -> Option<LastCycle> {
+        if !self.over {
+            return None;
+        }
+        let (source, target) = (self.status.source.as_ref(), self.status.target.as_ref());
+        let created = object.metadata.creation_timestamp.clone();
+        let started = source.and_then(|source| source.started.clone()).or(created).unwrap_or(Time(now));
+        let ends = [target.and_then(|target| target.ended.clone()), source.and_then(|source| source.ended.clone())];
+        let released = source.and_then(|source| source.snapshot.as_ref()).and_then(|snapshot| snapshot.released.clone());
+        let ended = ends.into_iter().flatten().chain(released).map(|time| time.0).max().unwrap_or(now);
+        let succeeded = self.applied.status == Status::True;
+        let reason = (!succeeded).then(|| self.status.failure.as_ref().map(|failure| failure.reason.clone())).flatten();
+        Some(LastCycle { cycle: object.spec.cycle, kind: object.spec.kind, started, ended: Time(ended), succeeded, reason })
+    }
+}
+
+/// Mirrors a cycle.
+#[must_use]
+pub fn mirror(seen: &Seen<'_>) -> Mirrored {
+    let old = seen.object.status.clone().unwrap_or_default();
+    let applied = settled(&old).unwrap_or_else(|| applied(seen, &old));
+    let mut status = old.clone();
+    let mut conditions: Vec<_> = old.conditions.iter().filter(|one| one.type_ != ConditionType::Applied.as_str()).cloned().collect();
+    conditions.extend(conditions::merge(&old.conditions, std::slice::from_ref(&applied), seen.object.metadata.generation, seen.now));
+    status.conditions = conditions;
+    status.observed_generation = seen.object.metadata.generation;
+    status.target = target(seen, &old, &applied);
+    let phase = status.derive_phase();
+    status.phase = Some(phase);
+    status.failure = failure(&status, phase, &applied);
+    let released = conditions::is(&status.conditions, ConditionType::SourceReleased, Status::True);
+    Mirrored { over: matches!(phase, CyclePhase::Succeeded | CyclePhase::Failed | CyclePhase::Cancelled), applied, status, released }
+}
+
+/// What was said once stays: a cycle that is applied, or never will be, does not become another one by what comes after it.
+fn settled(old: &ReplicationCycleStatus) -> Option<Finding> {
+    let condition = conditions::get(&old.conditions, ConditionType::Applied)?;
+    let reason = Reason::from_word(&condition.reason)?;
+    match condition.status.as_str() {
+        "True" => Some(Finding::holds(ConditionType::Applied, reason, condition.message.clone())),
+        "False" => Some(Finding::fails(ConditionType::Applied, reason, condition.message.clone())),
+        _ => None,
+    }
+}
+
+fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
+    use ConditionType::Applied;
+    let (spec, number) = (&seen.object.spec, seen.object.spec.cycle);
+    let fails = |reason, message: String| Finding::fails(Applied, reason, message);
+    if !seen.readable {
+        let before = conditions::get(&old.conditions, Applied);
+        let before = before.and_then(|one| Some(Finding::open(Applied, Reason::from_word(&one.reason)?, one.message.clone())));
+        return before.unwrap_or_else(|| Finding::open(Applied, Reason::NotChecked, "the log store can't be asked"));
+    }
+    if let Some(State { phase: Phase::Failed(word), .. }) = seen.state {
+        return fails(reason_of(word), format!("its log was given up ({word}): the next cycle covers the same ground"));
+    }
+    // What the gateway says of a cycle whose state is cleaned up already.
+    if let Some(condition) = conditions::get(&old.conditions, ConditionType::Transferred).filter(|condition| condition.status == "False") {
+        return fails(reason_of(&condition.reason), condition.message.clone());
+    }
+    let Some(ledger) = seen.ledger else {
+        return fails(Reason::Cancelled, "the replica and its ledger are gone".to_owned());
+    };
+    let of = ledger.cycle(blocklog::ids::Cycle(u64::try_from(number).unwrap_or_default()));
+    if ledger.owner != *seen.owner || ledger.incarnation.to_string() != incarnation(&spec.incarnation) {
+        return fails(Reason::OwnedByOther, format!("the ledger belongs to {}, another start of replication", ledger.owner));
+    }
+    if let Some(point) = ledger.recovery_point.as_ref().filter(|point| point.cycle == of.cycle && ledger.is_clean()) {
+        return Finding::holds(Applied, Reason::AsExpected, format!("the replica is the VM as of {}", point.time));
+    }
+    if of.cycle <= ledger.begun {
+        return match ledger.dirty.iter().find(|begun| begun.cycle == of.cycle) {
+            Some(begun) if begun.covered => fails(
+                Reason::SnapshotLost,
+                "the snapshot was lost before all was read: what was read is applied, the next cycle sends the rest".to_owned(),
+            ),
+            Some(_) if of.cycle == ledger.begun && !cancelled(seen) => {
+                Finding::open(Applied, Reason::Applying, "the log is being applied".to_owned())
+            }
+            Some(_) if cancelled(seen) => fails(Reason::Cancelled, "it was cancelled while it was applied".to_owned()),
+            _ => fails(Reason::BasisPassed, format!("cycle {} has begun since", ledger.begun)),
+        };
+    }
+    let basis = Turn(u64::try_from(spec.basis).unwrap_or_default());
+    if let Err(refusal) = ledger.supports(seen.owner, of, basis) {
+        return refused(&refusal);
+    }
+    match seen.state.map(|state| &state.phase) {
+        None => fails(Reason::BlobMissing, "the cycle's state is missing from the log store".to_owned()),
+        Some(Phase::Sent) if cancelled(seen) => fails(Reason::Cancelled, "it was cancelled before it was applied".to_owned()),
+        Some(Phase::Sent) if seen.ordered => {
+            Finding::open(Applied, Reason::Applying, "the order is written: an applier takes it up".to_owned())
+        }
+        Some(Phase::Sent) => Finding::open(Applied, Reason::Pending, "the order is to be written".to_owned()),
+        Some(Phase::Open | Phase::Failed(_)) => Finding::open(Applied, Reason::Pending, "its log is not complete yet".to_owned()),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Finding {
+    Finding::fails(ConditionType::Applied, reason_of(refusal.reason()), format!("{refusal}: the next cycle covers the same ground"))
+}
+
+fn cancelled(seen: &Seen<'_>) -> bool {
+    seen.object.spec.cancel.is_some()
+}
+
+/// An incarnation as ledgers write it, from the object's UUID.
+fn incarnation(text: &str) -> String {
+    uuid::Uuid::parse_str(text).map_or_else(|_| text.to_owned(), |uuid| uuid.simple().to_string())
+}
+
+fn target(seen: &Seen<'_>, old: &ReplicationCycleStatus, applied: &Finding) -> Option<TargetStatus> {
+    let mut target = old.target.clone().unwrap_or_default();
+    if applied.status != Status::Unknown && target.ended.is_none() && (target.ordered.is_some() || applied.status == Status::True) {
+        target.ended = Some(seconds(seen.now));
+    }
+    if let Some((manifest, receipt)) = seen.proof {
+        target.turn = i64::try_from(receipt.turn.0).ok();
+        target.disks = receipt
+            .disks
+            .iter()
+            .map(|(key, done)| TargetDisk {
+                key: i64::from(key.0),
+                written_bytes: bytes(done.written),
+                cleared_bytes: bytes(done.cleared),
+                verified: manifest.disks.get(key).is_some_and(|sent| done.extents == Digest(sent.extents.digest())),
+            })
+            .collect();
+        target.written_bytes = Some(target.disks.iter().map(|disk| disk.written_bytes).sum());
+        target.cleared_bytes = Some(target.disks.iter().map(|disk| disk.cleared_bytes).sum());
+    }
+    (target != TargetStatus::default()).then_some(target)
+}
+
+fn failure(status: &ReplicationCycleStatus, phase: CyclePhase, applied: &Finding) -> Option<Failure> {
+    if !matches!(phase, CyclePhase::Failed | CyclePhase::Cancelled) {
+        return None;
+    }
+    let transferred = conditions::get(&status.conditions, ConditionType::Transferred).filter(|condition| condition.status == "False");
+    Some(transferred.map_or_else(
+        || Failure { reason: applied.reason.into(), message: applied.message.clone(), disk: None },
+        |condition| Failure { reason: condition.reason.clone(), message: condition.message.clone(), disk: None },
+    ))
+}
+
+/// Kubernetes keeps seconds: what is read back has to equal what was written.
+#[must_use]
+pub fn seconds(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}
+
+/// Bytes as the API has them.
+#[must_use]
+pub fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What a new cycle is for.
+#[must_use]
+pub fn kind(ledger: &Ledger) -> CycleKind {
+    if ledger.recovery_point.is_some() { CycleKind::Delta } else { CycleKind::Initial }
+}
+
+/// The id of an object's cycle; none where its fields are no ids.
+#[must_use]
+pub fn id(object: &ReplicationCycle) -> Option<CycleId> {
+    let spec = &object.spec;
+    Some(CycleId {
+        vm: blocklog::ids::VmId {
+            vcenter: uuid::Uuid::parse_str(&spec.vm.vcenter_uuid).ok()?,
+            instance: uuid::Uuid::parse_str(&spec.vm.instance_uuid).ok()?,
+        },
+        incarnation: blocklog::ids::Incarnation(uuid::Uuid::parse_str(&spec.incarnation).ok()?),
+        cycle: blocklog::ids::Cycle(u64::try_from(spec.cycle).ok()?),
+    })
+}
+
+#[cfg(test)]
+#[path = "mirror/tests.rs"]
+mod tests;

@@ -1,0 +1,3 @@
+//! Cycles as their objects show them.
+
+pub mod mirror;

@@ -1,0 +1,14 @@
+//! Hawser's operator: what people ask for (`crds`) is made so by workers, vCenter and Azure.
+//!
+//! Each controller looks ([`vm::observe`]), decides (a pure function: [`vm::decide`]), does one step ([`vm::apply`]), and says what it
+//! saw. Nothing is remembered from one pass to the next that could not be looked up: objects, ledger, inventory and Azure are the state.
+
+pub mod admission;
+pub mod appliance;
+pub mod context;
+pub mod cycle;
+pub mod due;
+pub mod metrics;
+pub mod seeds;
+pub mod trouble;
+pub mod vm;

@@ -1,0 +1,82 @@
+//! Figures for Prometheus.
+
+use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
+
+/// The operator's figures. Labels are names of objects and words of closed sets, never texts.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// `hawser_recovery_point_timestamp_seconds`
+    pub recovery_point: GaugeVec,
+    /// `hawser_vm_ready`
+    pub ready: GaugeVec,
+    /// `hawser_cycles_total`
+    pub cycles: IntCounterVec,
+    /// `hawser_reconcile_seconds`
+    pub passes: HistogramVec,
+    /// `hawser_reconcile_errors_total`
+    pub errors: IntCounterVec,
+}
+
+impl Metrics {
+    /// New ones, all at zero.
+    ///
+    /// # Errors
+    /// Where two have one name, which a test would have shown.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let vm = &["namespace", "name"];
+        let recovery_point = GaugeVec::new(
+            Opts::new("hawser_recovery_point_timestamp_seconds", "When the snapshot of the last recovery point was taken"),
+            vm,
+        )?;
+        let ready = GaugeVec::new(Opts::new("hawser_vm_ready", "1 where the condition Ready of a ReplicatedVM is True"), vm)?;
+        let cycles = IntCounterVec::new(
+            Opts::new("hawser_cycles_total", "Cycles that ended, by reason (AsExpected where they succeeded)"),
+            &["namespace", "name", "reason"],
+        )?;
+        let buckets = vec![0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
+        let passes = HistogramVec::new(
+            HistogramOpts::new("hawser_reconcile_seconds", "Seconds of a pass over an object").buckets(buckets),
+            &["kind"],
+        )?;
+        let errors = IntCounterVec::new(Opts::new("hawser_reconcile_errors_total", "Passes that failed"), &["kind", "reason"])?;
+        registry.register(Box::new(recovery_point.clone()))?;
+        registry.register(Box::new(ready.clone()))?;
+        registry.register(Box::new(cycles.clone()))?;
+        registry.register(Box::new(passes.clone()))?;
+        registry.register(Box::new(errors.clone()))?;
+        Ok(Self { registry, recovery_point, ready, cycles, passes, errors })
+    }
+
+    /// Takes away what is told of a VM that is gone: a gauge that stays would raise an alert for ever.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        // It is no error where nothing was told of it.
+        let _ = self.recovery_point.remove_label_values(&[namespace, name]);
+        let _ = self.ready.remove_label_values(&[namespace, name]);
+    }
+
+    /// As Prometheus reads them.
+    #[must_use]
+    pub fn text(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            tracing::warn!(%error, "the metrics");
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_that_is_gone_is_not_told_of() {
+        let metrics = Metrics::new().unwrap();
+        metrics.ready.with_label_values(&["apps", "web"]).set(1.0);
+        assert!(String::from_utf8(metrics.text()).unwrap().contains(r#"hawser_vm_ready{name="web",namespace="apps"} 1"#));
+        metrics.forget("apps", "web");
+        assert!(!String::from_utf8(metrics.text()).unwrap().contains("web"));
+    }
+}

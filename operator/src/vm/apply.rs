@@ -1,0 +1,569 @@
+//! Does the one thing that was decided. Each step is safe to repeat: a crash in its midst is the next pass's beginning.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use azure::{
+    ArmError, ResourceId,
+    disks::{Access, UploadDisk},
+};
+use blocklog::{
+    cycle::{Manifest, Order, OrderSeed, State},
+    document,
+    held::Held,
+    ids::{Cycle, CycleId, DiskKey, Incarnation},
+    keys::KeyRing,
+    ledger::{Ledger, Seed},
+    names as blobs,
+    steward::Steward,
+    store::{LeaseId, StoreError, When},
+};
+use crds::{
+    Appliance, ReplicatedVM, ReplicationCycle, ReplicationCycleSpec,
+    appliance::Limits,
+    common::ObjectRef,
+    conditions::{ConditionType as C, Finding},
+    names,
+    reasons::Reason,
+    replicated_vm::Zone,
+    replication_cycle::{Allotment, CycleDisk, CycleVm, LedgerOwner},
+};
+use futures::FutureExt;
+use jiff::Timestamp;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use replica::{
+    access::{ReplicaAccess, SecretUrl},
+    disk_sas::DiskSasDisk,
+};
+use serde_json::json;
+use uuid::Uuid;
+use vsphere::{
+    snapshot::{
+        Owning,
+        control::{Control, Settings},
+    },
+    tracking,
+};
+use zeroize::Zeroizing;
+
+use super::{
+    decide::SYNC_NOW,
+    model::{GRANT, NewSeed, Observed, ReadySeed, Remains, Step},
+    observe,
+};
+use crate::{
+    admission::{Admission, Candidate, admit},
+    appliance::{finalizers, site::Site},
+    context::{Context, MANAGER},
+    cycle::mirror::{self, bytes},
+    seeds,
+    trouble::Trouble,
+};
+
+/// Bytes of a block, of which fingerprints are made: the same for all of a replica's life.
+const BLOCK: u32 = 1 << 20;
+/// For how long a new disk is opened to be formatted.
+const FORMATTING: Duration = Duration::from_secs(3600);
+
+/// What came of a step beside what the next look will see.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The incarnation that was drawn.
+    pub incarnation: Option<Uuid>,
+    /// The cycle whose order was written.
+    pub ordered: Option<(CycleId, Timestamp)>,
+    /// What was found out on the way, over what was decided.
+    pub findings: Vec<Finding>,
+    /// True where the object goes: nothing more is said of it.
+    pub gone: bool,
+    /// Something that people want to know.
+    pub told: Vec<(Reason, String)>,
+}
+
+/// Does the step.
+///
+/// # Errors
+/// Why it could not be done.
+pub async fn apply(context: &Context, seen: &Observed, step: &Step) -> Result<Outcome, Trouble> {
+    let deed = Deed::new(context, seen);
+    match step {
+        Step::None => Ok(Outcome::default()),
+        Step::Hold => deed.hold().boxed().await,
+        Step::DrawIncarnation => Ok(Outcome { incarnation: Some(context.entropy.uuid()), ..Outcome::default() }),
+        Step::TakeOver => deed.take_over().boxed().await,
+        Step::MakeDisks(disks) => deed.make_disks(disks).boxed().await,
+        Step::CreateLedger(ready) => deed.create_ledger(ready).boxed().await,
+        Step::Reseed(ready) => deed.reseed(ready).boxed().await,
+        Step::Retire(disks) => deed.retire(disks).boxed().await,
+        Step::SweepSeeds(ids) => deed.delete_disks(ids).boxed().await.map(|()| Outcome::default()),
+        Step::SwitchTracking => deed.switch_tracking().boxed().await,
+        Step::Claim(above) => deed.claim(*above).boxed().await,
+        Step::MakeCycle { of, worker } => deed.make_cycle(*of, worker.as_deref()).boxed().await,
+        Step::Assign { cycle, worker } => deed.edit_cycle(cycle, json!({ "worker": worker })).boxed().await,
+        Step::Cancel(cycles) => {
+            for cycle in cycles {
+                deed.edit_cycle(cycle, json!({ "cancel": { "reason": Reason::Stopped.as_str() } })).await?;
+            }
+            Ok(Outcome::default())
+        }
+        Step::WriteOrder(of) => deed.write_order(*of).boxed().await,
+        Step::DropOrder => deed.drop_order().boxed().await,
+        Step::Close { cycle, order } => deed.close(cycle, *order).boxed().await,
+        Step::ReleaseSnapshots => deed.release_snapshots().boxed().await,
+        Step::CleanUp(remains) => Ok(deed.clean_up(remains).boxed().await),
+        Step::Forget => deed.forget().boxed().await,
+        Step::LetGo => deed.let_go().boxed().await,
+        Step::Prune(cycles) => {
+            for cycle in cycles {
+                deed.delete_cycle(cycle).boxed().await?;
+            }
+            Ok(Outcome::default())
+        }
+    }
+}
+
+/// What a step works with.
+struct Deed<'a> {
+    context: &'a Context,
+    seen: &'a Observed,
+    namespace: String,
+    name: String,
+}
+
+impl<'a> Deed<'a> {
+    fn new(context: &'a Context, seen: &'a Observed) -> Self {
+        Self { context, seen, namespace: seen.object.namespace().unwrap_or_default(), name: seen.object.name_any() }
+    }
+
+    fn site(&self) -> Result<Arc<Site>, Trouble> {
+        let name = &self.seen.object.spec.appliance_ref.name;
+        let site = self.context.sites.get(&self.namespace, name);
+        site.ok_or_else(|| Trouble::new(Reason::ApplianceNotReady, format!("the appliance {name} is looked at first")))
+    }
+
+    fn steward(&self) -> Result<Steward, Trouble> {
+        self.site()?.steward().cloned()
+    }
+
+    fn cycles(&self) -> Api<ReplicationCycle> {
+        Api::namespaced(self.context.client.clone(), &self.namespace)
+    }
+
+    fn ledger(&self) -> Result<&Ledger, Trouble> {
+        self.seen.ours().ok_or_else(|| Trouble::new(Reason::BlobMissing, "there is no ledger of ours"))
+    }
+
+    async fn hold(&self) -> Result<Outcome, Trouble> {
+        let api: Api<ReplicatedVM> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        finalizers(&api, &self.seen.object, |all| all.push(names::CLEANUP_FINALIZER.to_owned())).await?;
+        Ok(Outcome::default())
+    }
+
+    async fn take_over(&self) -> Result<Outcome, Trouble> {
+        let Ok(Some(ledger)) = &self.seen.ledger else { return Ok(Outcome::default()) };
+        let (from, name) = (ledger.owner.clone(), blobs::ledger(ledger.vm));
+        self.steward()?.take_over(&name, &self.seen.owner, self.context.clock.clone(), self.context.entropy.as_ref()).await?;
+        Ok(Outcome { told: vec![(Reason::TakenOver, format!("the replica of {from} was taken over"))], ..Outcome::default() })
+    }
+
+    async fn make_disks(&self, disks: &[NewSeed]) -> Result<Outcome, Trouble> {
+        let site = self.site()?;
+        let target = site.target.as_ref().map_err(Clone::clone)?;
+        let spec = &self.seen.object.spec.target;
+        let group = observe::group(&site, &self.seen.object);
+        self.context.disks.forget();
+        for new in disks {
+            let id = ResourceId::disk(&site.spec.azure.subscription_id, &group, &new.which.name(&self.name));
+            if let Some(standing) = target.arm.disk(&id).await? {
+                // A name of ours that another's disk has is left alone.
+                if seeds::Which::of(&self.seen.owner, &standing) != Some(new.which) {
+                    let message =
+                        format!("{id} exists, and is not a seed disk of this VM: delete it, or choose another target.resourceGroup");
+                    return Err(Trouble::new(Reason::SeedRefused, message));
+                }
+                if new.replace {
+                    self.delete_disks(std::slice::from_ref(&id)).await?;
+                }
+            }
+            let key = i64::from(new.which.disk.0);
+            let sku = self
+                .seen
+                .object
+                .spec
+                .disks
+                .overrides
+                .iter()
+                .find(|one| one.key == key)
+                .and_then(|one| one.disk_sku)
+                .unwrap_or(spec.disk_sku);
+            let zone = spec.zone.filter(|_| !sku.is_zone_redundant()).map(|zone| match zone {
+                Zone::One => "1".to_owned(),
+                Zone::Two => "2".to_owned(),
+                Zone::Three => "3".to_owned(),
+            });
+            let disk = UploadDisk {
+                location: site.spec.azure.location.clone(),
+                sku: format!("{sku:?}"),
+                zone,
+                content: azure::disks::content(new.capacity),
+                tags: new.which.tags(&self.seen.owner, &spec.tags),
+            };
+            target.arm.make_upload_disk(&id, &disk).await?;
+        }
+        self.context.disks.forget();
+        Ok(Outcome::default())
+    }
+
+    /// Opens new disks and writes their footer, by which an applier, which has no Resource Manager, knows them.
+    async fn format(&self, ready: &[ReadySeed]) -> Result<BTreeMap<DiskKey, Seed>, Trouble> {
+        let site = self.site()?;
+        let arm = &site.target.as_ref().map_err(Clone::clone)?.arm;
+        let mut seeds = BTreeMap::new();
+        for seed in ready {
+            let unique_id = Uuid::parse_str(&seed.unique_id).map_err(|_| {
+                Trouble::new(Reason::SeedRefused, format!("{}: Azure's id of it is no UUID: {:?}", seed.id, seed.unique_id))
+            })?;
+            let sas = arm.grant(&seed.id, Access::Write, FORMATTING).await?;
+            let url = url(sas.expose())?;
+            DiskSasDisk::format(url.expose().clone(), self.context.clock.clone(), None, seed.capacity, unique_id).await?;
+            seeds.insert(seed.disk, Seed { id: seed.id.to_string(), unique_id: unique_id.to_string(), capacity: seed.capacity });
+        }
+        Ok(seeds)
+    }
+
+    async fn create_ledger(&self, ready: &[ReadySeed]) -> Result<Outcome, Trouble> {
+        let source = self.seen.source.as_ref().map_err(Clone::clone)?;
+        let drawn = self.seen.object.status.as_ref().and_then(|status| status.incarnation.as_deref());
+        let drawn = drawn.and_then(|text| Uuid::parse_str(text).ok());
+        let incarnation = Incarnation(drawn.ok_or_else(|| Trouble::new(Reason::NotChecked, "the incarnation is to be drawn first"))?);
+        let seeds = self.format(ready).await?;
+        let ledger = Ledger::new(source.id, self.seen.owner.clone(), incarnation, BLOCK, seeds);
+        let steward = self.steward()?;
+        document::write_new(steward.store.as_ref(), &steward.keys, &blobs::ledger(source.id), &ledger).await?;
+        let told = format!("seed disks of {} disks are made; the initial cycle begins", ledger.seeds.len());
+        Ok(Outcome { told: vec![(Reason::ReplicationStarted, told)], ..Outcome::default() })
+    }
+
+    async fn reseed(&self, ready: &[ReadySeed]) -> Result<Outcome, Trouble> {
+        let seeds = self.format(ready).await?;
+        let keys: Vec<String> = seeds.keys().map(ToString::to_string).collect();
+        self.edit_ledger(|ledger| seeds.iter().fold(ledger.clone(), |ledger, (disk, seed)| ledger.reseed(*disk, seed.clone()))).await?;
+        self.context.disks.forget();
+        Ok(Outcome {
+            told: vec![(Reason::DisksChanged, format!("new seed disks for the disks {}", keys.join(", ")))],
+            ..Outcome::default()
+        })
+    }
+
+    async fn retire(&self, disks: &[DiskKey]) -> Result<Outcome, Trouble> {
+        self.edit_ledger(|ledger| disks.iter().fold(ledger.clone(), |ledger, disk| seeds::retire(&ledger, *disk))).await?;
+        let keys: Vec<String> = disks.iter().map(ToString::to_string).collect();
+        let told = format!("the disks {} take no part any more; their seed disks stay until replication stops", keys.join(", "));
+        Ok(Outcome { told: vec![(Reason::DisksChanged, told)], ..Outcome::default() })
+    }
+
+    /// Changes the ledger under its lease. What was decided without the lease is only worth something where nobody wrote in between.
+    async fn edit_ledger(&self, change: impl FnOnce(&Ledger) -> Ledger) -> Result<(), Trouble> {
+        let (ledger, steward) = (self.ledger()?, self.steward()?);
+        let (name, lease) = (blobs::ledger(ledger.vm), LeaseId(self.context.entropy.uuid()));
+        let clock = self.context.clock.clone();
+        let mut held = Held::<Ledger>::acquire(steward.store.clone(), steward.keys.clone(), clock, &name, lease).await?;
+        let result = if held.value() == ledger {
+            let next = change(ledger);
+            held.write(next).await
+        } else {
+            Err(StoreError::Changed(name).into())
+        };
+        held.release().await;
+        Ok(result?)
+    }
+
+    async fn delete_disks(&self, ids: &[ResourceId]) -> Result<(), Trouble> {
+        let site = self.site()?;
+        let arm = &site.target.as_ref().map_err(Clone::clone)?.arm;
+        self.context.disks.forget();
+        for id in ids {
+            match arm.revoke(id).await {
+                // Nothing is granted, or it is no disk that could be sealed: whether it can go says its deletion.
+                Ok(()) | Err(ArmError::NotFound(_) | ArmError::Conflict { .. } | ArmError::Refused { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            arm.delete_disk(id).await?;
+        }
+        self.context.disks.forget();
+        Ok(())
+    }
+
+    fn control(&self) -> Result<Control, Trouble> {
+        let site = self.site()?;
+        let vcenter = site.vcenter.as_ref().map_err(Clone::clone)?;
+        let source = self.seen.source.as_ref().map_err(Clone::clone)?;
+        let owning = Owning { owner: self.seen.owner.clone(), vm: source.id };
+        let notes = Arc::new(|note| tracing::info!(?note, "vCenter"));
+        Ok(Control::new(vcenter.client.clone(), owning, Settings::default(), notes))
+    }
+
+    async fn switch_tracking(&self) -> Result<Outcome, Trouble> {
+        match self.control()?.switch_tracking_on(self.ledger()?.incarnation).await? {
+            tracking::Step::Unable(reason, message) => Err(Trouble::new(crate::trouble::reason_of(reason), message)),
+            _ => Ok(Outcome::default()),
+        }
+    }
+
+    /// Claims a number and makes its object, while nobody else admits a cycle: the object is what the next one counts.
+    async fn claim(&self, above: Cycle) -> Result<Outcome, Trouble> {
+        let _alone = self.context.admission.lock().await;
+        let appliance_name = &self.seen.object.spec.appliance_ref.name;
+        let appliances = Api::<Appliance>::namespaced(self.context.client.clone(), &self.namespace);
+        let Some(appliance) = appliances.get_opt(appliance_name).await? else { return Ok(Outcome::default()) };
+        let labels = ListParams::default().labels(&format!("{}={appliance_name}", names::APPLIANCE_LABEL));
+        let cycles = self.cycles().list(&labels).await?.items;
+        let slots = observe::slots(self.context, &appliance, &cycles, &self.name);
+        let ledger = self.ledger()?;
+        let me = Candidate { vm: self.name.clone(), disks: ledger.seeds.len(), since: Timestamp::UNIX_EPOCH };
+        if admit(&self.name, &slots.holders, &[me], slots.total) != Admission::Start {
+            return Ok(Outcome::default());
+        }
+        let of = self.steward()?.claim(ledger, &self.seen.owner, above).await?;
+        let worker = self.seen.free_gateway().map(|free| free.name.clone());
+        self.make_cycle(of, worker.as_deref()).await
+    }
+
+    async fn make_cycle(&self, of: CycleId, worker: Option<&str>) -> Result<Outcome, Trouble> {
+        let (steward, ledger) = (self.steward()?, self.ledger()?);
+        let (state, _) = document::require::<State>(steward.store.as_ref(), &steward.keys, &blobs::state(of)).await?;
+        let object = self.cycle_object(ledger, &state, worker)?;
+        let (api, name) = (self.cycles(), object.name_any());
+        match api.create(&PostParams::default(), &object).await {
+            Ok(_) => {
+                let told = format!("{name}: {:?}, {} disks", object.spec.kind, object.spec.disks.len());
+                Ok(Outcome { told: vec![(Reason::CycleStarted, told)], ..Outcome::default() })
+            }
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                // One of another start of replication is history.
+                if let Some(old) = api.get_opt(&name).await?.filter(|old| mirror::id(old) != Some(of)) {
+                    finalizers(&api, &old, |all| all.retain(|one| one != names::SNAPSHOT_FINALIZER)).await?;
+                    self.delete_cycle(&name).await?;
+                }
+                Ok(Outcome::default())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn cycle_object(&self, ledger: &Ledger, state: &State, worker: Option<&str>) -> Result<ReplicationCycle, Trouble> {
+        let (object, of) = (&self.seen.object, state.of);
+        let mo_ref = match &self.seen.source {
+            Ok(source) => source.mo_ref.clone(),
+            Err(_) => object.status.as_ref().and_then(|status| status.vm.as_ref()).map(|vm| vm.mo_ref.clone()).unwrap_or_default(),
+        };
+        let disks: Vec<CycleDisk> = ledger
+            .seeds
+            .iter()
+            .map(|(key, seed)| CycleDisk { key: i64::from(key.0), capacity_bytes: bytes(seed.capacity), mode: None })
+            .collect();
+        let allotment = Allotment { disks: i32::try_from(disks.len()).unwrap_or(i32::MAX).min(256).min(self.parallel()) };
+        let number = bytes(of.cycle.0);
+        let done = ledger.tokens.get(SYNC_NOW);
+        let spec = ReplicationCycleSpec {
+            vm_ref: ObjectRef { name: self.name.clone() },
+            appliance_ref: object.spec.appliance_ref.clone(),
+            cycle: number,
+            incarnation: of.incarnation.0.to_string(),
+            owner: LedgerOwner { cluster: self.seen.owner.cluster.clone(), object: self.seen.owner.object.clone() },
+            vm: CycleVm { vcenter_uuid: of.vm.vcenter.to_string(), instance_uuid: of.vm.instance.to_string(), mo_ref },
+            kind: mirror::kind(ledger),
+            basis: bytes(state.basis.0),
+            disks,
+            quiesce: object.spec.snapshot.quiesce,
+            sync_now: object.spec.sync_now.clone().filter(|token| Some(token) != done),
+            worker: worker.map(str::to_owned),
+            allotment,
+            cancel: None,
+        };
+        let mut cycle = ReplicationCycle::new(&names::cycle(&self.name, number), spec);
+        let meta = &mut cycle.metadata;
+        meta.namespace = Some(self.namespace.clone());
+        meta.finalizers = Some(vec![names::SNAPSHOT_FINALIZER.to_owned()]);
+        let labels = [(names::VM_LABEL, &self.name), (names::APPLIANCE_LABEL, &object.spec.appliance_ref.name)];
+        meta.labels = Some(labels.map(|(label, value)| (label.to_owned(), value.clone())).into());
+        let owner = kube::Resource::controller_owner_ref(&**object, &());
+        meta.owner_references = Some(vec![owner.ok_or_else(|| Trouble::new(Reason::NotChecked, "the object has no UID"))?]);
+        Ok(cycle)
+    }
+
+    fn parallel(&self) -> i32 {
+        self.site().map_or_else(|_| Limits::default().parallel_disks, |site| site.spec.limits.parallel_disks)
+    }
+
+    async fn edit_cycle(&self, name: &str, spec: serde_json::Value) -> Result<Outcome, Trouble> {
+        match self
+            .cycles()
+            .patch(
+                name,
+                &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() },
+                &Patch::Merge(&json!({ "spec": spec })),
+            )
+            .await
+        {
+            Ok(_) => Ok(Outcome::default()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Outcome::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn delete_cycle(&self, name: &str) -> Result<(), Trouble> {
+        match self.cycles().delete(name, &DeleteParams::background()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Grants write access to every seed, and writes the order, or writes it anew with grants that last.
+    async fn write_order(&self, of: CycleId) -> Result<Outcome, Trouble> {
+        let (site, steward, ledger) = (self.site()?, self.steward()?, self.ledger()?);
+        let arm = &site.target.as_ref().map_err(Clone::clone)?.arm;
+        let (store, keys) = (steward.store.as_ref(), &steward.keys);
+        let (manifest, digest) = document::require::<Manifest>(store, keys, &blobs::manifest(of)).await?;
+        // As the ledger would: what it refuses is not ordered.
+        ledger
+            .admit(&manifest, digest)
+            .map_err(|refusal| Trouble::new(crate::trouble::reason_of(refusal.reason()), refusal.to_string()))?;
+        let lasts = Duration::try_from(GRANT).unwrap_or(FORMATTING);
+        let mut seeds = BTreeMap::new();
+        for (disk, seed) in &ledger.seeds {
+            let id = ResourceId::parse(&seed.id).map_err(|error| Trouble::new(Reason::SeedMissing, error.to_string()))?;
+            let sas = arm.grant(&id, Access::Write, lasts).await?;
+            seeds.insert(*disk, sealed(keys, of, *disk, &seed.unique_id, url(sas.expose())?, self.context)?);
+        }
+        let tokens = self.seen.object.spec.sync_now.iter().map(|token| (SYNC_NOW.to_owned(), token.clone())).collect();
+        let order = Order { of, owner: self.seen.owner.clone(), manifest: digest, seeds, tokens };
+        let name = blobs::order(&self.seen.owner, of.vm);
+        store.put(&name, document::encode(keys, &name, &order)?, When::Always, None).await?;
+        Ok(Outcome { ordered: Some((of, self.context.clock.now())), ..Outcome::default() })
+    }
+
+    async fn drop_order(&self) -> Result<Outcome, Trouble> {
+        if let Ok(Some(order)) = &self.seen.order {
+            self.steward()?.store.delete(&blobs::order(&self.seen.owner, order.of.vm), None).await?;
+        }
+        Ok(Outcome::default())
+    }
+
+    /// The finalizer goes last: until then the next pass does all of it again.
+    async fn close(&self, name: &str, order: bool) -> Result<Outcome, Trouble> {
+        if order {
+            self.drop_order().await?;
+        }
+        // The compiler can't see that this may go from thread to thread, so it stays on one.
+        let (steward, ledger, runtime) = (self.steward()?, self.ledger()?.clone(), tokio::runtime::Handle::current());
+        let cleaned = tokio::task::spawn_blocking(move || runtime.block_on(steward.clean_up(&ledger))).await;
+        // A log that can't be cleaned up now is so after the next cycle.
+        match cleaned {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, cycle = name, "not everything that is done with could be deleted"),
+            Err(error) => tracing::error!(%error, cycle = name, "cleaning up was cut off"),
+        }
+        self.unhold(name).await?;
+        Ok(Outcome::default())
+    }
+
+    async fn unhold(&self, name: &str) -> Result<(), Trouble> {
+        let cycle = self.seen.cycles.iter().find(|cycle| cycle.object.name_any() == name);
+        if let Some(cycle) = cycle {
+            finalizers(&self.cycles(), &cycle.object, |all| all.retain(|one| one != names::SNAPSHOT_FINALIZER)).await?;
+        }
+        Ok(())
+    }
+
+    async fn release_snapshots(&self) -> Result<Outcome, Trouble> {
+        let control = self.control()?;
+        let mut told = Vec::new();
+        for found in control.find().await? {
+            control.release(&found.snapshot).await?;
+            told.push((Reason::SnapshotSwept, format!("the snapshot {} of {} was removed", found.name, found.mark)));
+        }
+        Ok(Outcome { told, ..Outcome::default() })
+    }
+
+    /// All that can be reached. What can't is named, and keeps nothing else.
+    async fn clean_up(&self, remains: &[Remains]) -> Outcome {
+        let mut left = Vec::new();
+        let mut told = Vec::new();
+        for remain in remains {
+            let (reason, what, result) = match remain {
+                Remains::Snapshots => {
+                    let result = self.release_snapshots().await.map(|outcome| told.extend(outcome.told));
+                    (Reason::SnapshotLeft, "snapshots".to_owned(), result)
+                }
+                Remains::Order => (Reason::LogLeft, "the order".to_owned(), self.drop_order().await.map(drop)),
+                Remains::Seeds(ids) => {
+                    let names: Vec<&str> = ids.iter().map(|id| id.name.as_str()).collect();
+                    (Reason::SeedsLeft, format!("the seed disks {}", names.join(", ")), self.delete_disks(ids).await)
+                }
+                Remains::Log => (Reason::LogLeft, "the log".to_owned(), self.delete_blobs(false).await),
+                Remains::Ledger => (Reason::LogLeft, "the ledger".to_owned(), self.delete_blobs(true).await),
+            };
+            if let Err(trouble) = result {
+                left.push((reason, format!("{what}: {}", trouble.message)));
+            }
+        }
+        let findings = left.first().map(|(reason, _)| {
+            let what: Vec<&str> = left.iter().map(|(_, what)| what.as_str()).collect();
+            let give_up = format!("{}={}", names::ABANDON_ANNOTATION, names::ABANDON_CONFIRMED);
+            Finding::fails(
+                C::CleanedUp,
+                *reason,
+                format!("not removed yet: {}. It is tried again; the annotation {give_up} gives it up", what.join("; ")),
+            )
+        });
+        Outcome { findings: findings.into_iter().collect(), told, ..Outcome::default() }
+    }
+
+    async fn delete_blobs(&self, ledger: bool) -> Result<(), Trouble> {
+        let (steward, vm) = (self.steward()?, self.ledger()?.vm);
+        let name = blobs::ledger(vm);
+        if ledger {
+            steward.store.delete(&name, None).await?;
+            return Ok(());
+        }
+        for blob in steward.store.list(&blobs::vm(vm)).await?.iter().filter(|blob| blob.name != name) {
+            steward.store.delete(&blob.name, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Stopped: what is told of the old replica goes with it.
+    async fn forget(&self) -> Result<Outcome, Trouble> {
+        for cycle in &self.seen.cycles {
+            let name = cycle.object.name_any();
+            self.unhold(&name).await?;
+            self.delete_cycle(&name).await?;
+        }
+        self.context.metrics.forget(&self.namespace, &self.name);
+        Ok(Outcome::default())
+    }
+
+    async fn let_go(&self) -> Result<Outcome, Trouble> {
+        for cycle in &self.seen.cycles {
+            self.unhold(&cycle.object.name_any()).await?;
+        }
+        let api: Api<ReplicatedVM> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        finalizers(&api, &self.seen.object, |all| all.retain(|one| one != names::CLEANUP_FINALIZER)).await?;
+        self.context.metrics.forget(&self.namespace, &self.name);
+        Ok(Outcome { gone: true, ..Outcome::default() })
+    }
+}
+
+fn url(text: &str) -> Result<SecretUrl, Trouble> {
+    text.to_owned().try_into().map_err(|error| Trouble::new(Reason::ServerFailed, format!("Azure's access to a seed disk is {error}")))
+}
+
+fn sealed(keys: &KeyRing, of: CycleId, disk: DiskKey, unique_id: &str, url: SecretUrl, context: &Context) -> Result<OrderSeed, Trouble> {
+    let access = serde_json::to_vec(&ReplicaAccess::DiskSas { url, api_version: None }).map(Zeroizing::new);
+    let access = access.map_err(|error| Trouble::new(Reason::ServerFailed, error.to_string()))?;
+    Ok(OrderSeed::seal(keys, of.vm, of.incarnation, disk, unique_id, &access, context.entropy.as_ref()))
+}

@@ -1,0 +1,146 @@
+//! Deletion and `Stopped`: what is left of a replica goes, in an order in which nothing is left that nobody knows of. What can't be
+//! reached is named, and keeps nothing else from going.
+
+use std::time::Duration;
+
+use crds::{
+    conditions::{self, ConditionType as C, Finding, Status},
+    names,
+    reasons::Reason,
+};
+
+use super::{
+    decide::{End, LATER, NOW, Pass, SOON, Said},
+    model::{Observed, Remains, Site, Step},
+};
+use crate::seeds;
+
+pub(super) fn decide(pass: &Pass<'_>, said: &mut Said) -> End {
+    let seen = pass.seen;
+    if !seen.deleting() {
+        said.findings.push(Finding::fails(C::Replicating, Reason::Stopped, "replication is stopped: set it to Active to begin anew"));
+    } else if abandoned(seen) {
+        said.findings.push(Finding::holds(C::CleanedUp, Reason::Abandoned, "a person gave up what could not be reached"));
+        return (Step::LetGo, NOW);
+    }
+    // Nothing was ever made: an incarnation is drawn before anything is named by it.
+    let drawn = seen.object.status.as_ref().is_some_and(|status| status.incarnation.is_some());
+    if !drawn && seen.cycles.is_empty() && seen.ours().is_none() {
+        return finished(seen, said);
+    }
+    if let Site::Missing | Site::Unbuilt(_) = &seen.site {
+        let name = &seen.object.spec.appliance_ref.name;
+        let (reason, why) = match &seen.site {
+            Site::Unbuilt(trouble) => (Reason::ApplianceNotReady, format!("is not ready: {}", trouble.message)),
+            _ => (Reason::ApplianceMissing, "does not exist: create it again".to_owned()),
+        };
+        let message = format!(
+            "snapshots, seed disks, log and ledger can't be reached: the appliance {name} {why}. Or give them up with the annotation {}={}",
+            names::ABANDON_ANNOTATION,
+            names::ABANDON_CONFIRMED
+        );
+        said.findings.push(Finding::fails(C::CleanedUp, reason, message));
+        return (Step::None, LATER);
+    }
+    if let Some(end) = running(pass, said) {
+        return end;
+    }
+    rest(pass, said)
+}
+
+fn abandoned(seen: &Observed) -> bool {
+    let annotations = seen.object.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(names::ABANDON_ANNOTATION)).is_some_and(|value| value == names::ABANDON_CONFIRMED)
+}
+
+fn finished(seen: &Observed, said: &mut Said) -> End {
+    said.findings.push(Finding::holds(C::CleanedUp, Reason::AsExpected, "nothing is left"));
+    if seen.deleting() {
+        return (Step::LetGo, NOW);
+    }
+    let remembers = seen.object.status.as_ref().is_some_and(|status| status.incarnation.is_some());
+    if remembers || !seen.cycles.is_empty() && seen.cycles.iter().any(super::decide::is_held) {
+        (Step::Forget, NOW)
+    } else {
+        (Step::None, Duration::from_secs(3600))
+    }
+}
+
+/// Cycles that go on: cancelled first, then their gateway releases the snapshot.
+fn running(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let seen = pass.seen;
+    let name = |cycle: &super::model::CycleSeen| cycle.object.metadata.name.clone().unwrap_or_default();
+    let to_cancel: Vec<String> = pass
+        .open()
+        .filter(|(cycle, mirrored)| !mirrored.over && cycle.object.spec.cancel.is_none())
+        .map(|(cycle, _)| name(cycle))
+        .collect();
+    if !to_cancel.is_empty() {
+        said.findings.push(Finding::open(C::CleanedUp, Reason::CleaningUp, format!("{} is cancelled", to_cancel.join(", "))));
+        return Some((Step::Cancel(to_cancel), NOW));
+    }
+    let waits = pass.open().find(|(cycle, mirrored)| {
+        let status = cycle.object.status.as_ref();
+        // One that can't release it says so; what keeps it is named below.
+        let stuck = status.is_some_and(|status| conditions::is(&status.conditions, C::SourceReleased, Status::False));
+        let alive = cycle.object.spec.worker.as_deref().is_some_and(|worker| seen.alive(worker));
+        alive && !stuck && !mirrored.released
+    });
+    let (cycle, _) = waits?;
+    let message =
+        format!("the gateway {} releases the snapshot of {}", cycle.object.spec.worker.as_deref().unwrap_or_default(), name(cycle));
+    said.findings.push(Finding::open(C::CleanedUp, Reason::CleaningUp, message));
+    Some((Step::None, SOON))
+}
+
+fn rest(pass: &Pass<'_>, said: &mut Said) -> End {
+    let seen = pass.seen;
+    let (mut remains, mut left) = (Vec::new(), Vec::new());
+    match &seen.source {
+        Ok(source) if !source.snapshots.is_empty() => remains.push(Remains::Snapshots),
+        // Its snapshots are gone with it.
+        Ok(_) => {}
+        Err(trouble) if matches!(trouble.reason, Reason::VmNotFound | Reason::VmReplaced) => {}
+        Err(trouble) => left.push((Reason::SnapshotLeft, format!("snapshots of the VM: {}", trouble.message))),
+    }
+    match &seen.order {
+        Ok(Some(_)) => remains.push(Remains::Order),
+        Ok(None) => {}
+        Err(trouble) => left.push((Reason::LogLeft, format!("the order: {}", trouble.message))),
+    }
+    let mut seeds_gone = false;
+    match &seen.disks {
+        Ok(disks) => {
+            let ids = seeds::all(&seen.owner, seen.ours(), disks);
+            seeds_gone = ids.is_empty();
+            if !seeds_gone {
+                remains.push(Remains::Seeds(ids));
+            }
+        }
+        Err(trouble) => left.push((Reason::SeedsLeft, format!("seed disks: {}", trouble.message))),
+    }
+    match (&seen.ledger, &seen.blobs) {
+        (Err(trouble), _) => left.push((Reason::LogLeft, format!("the ledger: {}", trouble.message))),
+        (Ok(Some(ledger)), _) if ledger.owner != seen.owner => {}
+        (Ok(Some(_)), Err(trouble)) => left.push((Reason::LogLeft, format!("the log: {}", trouble.message))),
+        (Ok(Some(_)), Ok(blobs)) if *blobs > 0 => remains.push(Remains::Log),
+        // It tells which disks are ours, so it goes after them.
+        (Ok(Some(_)), Ok(_)) if seeds_gone => remains.push(Remains::Ledger),
+        (Ok(_), _) => {}
+    }
+    if remains.is_empty() && left.is_empty() {
+        return finished(seen, said);
+    }
+    let told = |finding: Finding, said: &mut Said| said.findings.push(finding);
+    match left.first() {
+        Some((reason, _)) => {
+            let what: Vec<&str> = left.iter().map(|(_, what)| what.as_str()).collect();
+            let give_up = format!("{}={}", names::ABANDON_ANNOTATION, names::ABANDON_CONFIRMED);
+            let way_out =
+                if seen.deleting() { format!(". It is tried again; the annotation {give_up} gives it up") } else { String::new() };
+            told(Finding::fails(C::CleanedUp, *reason, format!("not removed yet: {}{way_out}", what.join("; "))), said);
+        }
+        None => told(Finding::open(C::CleanedUp, Reason::CleaningUp, "snapshots, seed disks, log and ledger are being removed"), said),
+    }
+    if remains.is_empty() { (Step::None, LATER) } else { (Step::CleanUp(remains), SOON) }
+}

@@ -1,0 +1,603 @@
+//! What to do next for a ReplicatedVM: a chain of checks over what was seen. The first that does not hold says what is so, why, and what
+//! is done about it.
+
+use std::time::Duration;
+
+use azure::disks::Disk;
+use blocklog::{ids::DiskKey, ledger::Ledger, steward::Due};
+use crds::{
+    ReplicatedVMSpec,
+    concerns::Severity,
+    conditions::{ConditionType as C, Finding, Status},
+    names,
+    reasons::Reason,
+    replicated_vm::{CycleKind, Replication, WaitingFor},
+};
+use jiff::Timestamp;
+
+use super::{
+    cleanup,
+    model::{CycleSeen, Decision, GRANT, History, NewSeed, Observed, ReadySeed, Site, Source, Step, waits_for},
+};
+use crate::{
+    admission::{Admission, Candidate, admit},
+    cycle::mirror::{self, Mirrored, Seen},
+    due::{self, Last, due_since},
+    seeds::{self, Plan, Why},
+    trouble::Trouble,
+};
+
+/// At once: there is more to do.
+pub const NOW: Duration = Duration::from_millis(50);
+/// While something goes on that nobody tells us of.
+pub const SOON: Duration = Duration::from_secs(5);
+/// While a person has to do something; what is watched wakes sooner.
+pub const LATER: Duration = Duration::from_secs(30);
+/// The longest time between two looks: nobody tells of a seed disk that was deleted.
+pub const IDLE: Duration = Duration::from_secs(300);
+/// The most that is kept of each: cycles that succeeded, and cycles that did not.
+const HISTORY: usize = 5;
+/// The token in orders and ledgers that says which `syncNow` is done.
+pub const SYNC_NOW: &str = "syncNow";
+
+/// What was found out so far.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub findings: Vec<Finding>,
+    pub waiting: Option<WaitingFor>,
+    pub next_cycle: Option<Timestamp>,
+}
+
+/// Where a chain ends.
+pub(super) type End = (Step, Duration);
+
+type Check = fn(&Pass<'_>, &mut Said) -> Option<End>;
+
+/// One look, with what is worked out of it once.
+pub struct Pass<'a> {
+    /// What was seen.
+    pub seen: &'a Observed,
+    /// Each cycle as it is mirrored, in the order of [`Observed::cycles`].
+    pub mirrored: Vec<Mirrored>,
+    /// The last cycle that ended, and failures since the last success.
+    pub history: History,
+}
+
+const CHAIN: [Check; 9] = [
+    hold,       // whoever is deleted is cleaned up
+    appliance,  // somebody to ask
+    source,     // a VM
+    ledger,     // ours
+    over,       // what is over is closed
+    preflight,  // nothing in the way
+    seed_disks, // a place to write to
+    tracking,   // changes are tracked
+    cycle,      // what the log says
+];
+
+/// Decides.
+#[must_use]
+pub fn decide(seen: &Observed) -> Decision {
+    let pass = Pass::new(seen);
+    let mut said = Said::default();
+    let cleaning = seen.deleting() || seen.object.spec.replication == Replication::Stopped && !finishes(&pass);
+    let (step, wake) = if cleaning {
+        cleanup::decide(&pass, &mut said)
+    } else {
+        CHAIN.iter().find_map(|check| check(&pass, &mut said)).unwrap_or((Step::None, IDLE))
+    };
+    Decision { step, findings: said.findings, waiting: said.waiting, next_cycle: said.next_cycle, history: pass.history, wake }
+}
+
+/// A delta that runs when replication is stopped finishes first: what was sent is not lost.
+fn finishes(pass: &Pass<'_>) -> bool {
+    let delta = pass.seen.ours().is_some_and(|ledger| mirror::kind(ledger) == CycleKind::Delta);
+    let cancelled = pass.seen.cycles.iter().any(|cycle| cycle.object.spec.cancel.is_some());
+    delta && pass.seen.running() && !cancelled || pass.open().any(|(_, mirrored)| mirrored.applied.status == Status::True)
+}
+
+impl<'a> Pass<'a> {
+    /// Works out what follows at once.
+    #[must_use]
+    pub fn new(seen: &'a Observed) -> Self {
+        let order = seen.order.as_ref().ok().and_then(Option::as_ref);
+        let mirrored = |cycle: &CycleSeen| {
+            let id = mirror::id(&cycle.object);
+            mirror::mirror(&Seen {
+                object: &cycle.object,
+                owner: &seen.owner,
+                readable: seen.ledger.is_ok() && cycle.readable,
+                ledger: seen.ledger.as_ref().ok().and_then(Option::as_ref),
+                state: cycle.state.as_ref(),
+                proof: cycle.proof.as_deref(),
+                ordered: order.is_some_and(|order| Some(order.of) == id),
+                now: seen.now,
+            })
+        };
+        let mirrored: Vec<Mirrored> = seen.cycles.iter().map(mirrored).collect();
+        let history = history(seen, &mirrored);
+        Self { seen, mirrored, history }
+    }
+
+    fn cycles(&self) -> impl Iterator<Item = (&CycleSeen, &Mirrored)> {
+        self.seen.cycles.iter().zip(&self.mirrored)
+    }
+
+    /// Cycles that are not closed: their finalizer stands.
+    pub(super) fn open(&self) -> impl Iterator<Item = (&CycleSeen, &Mirrored)> {
+        self.cycles().filter(|(cycle, _)| is_held(cycle))
+    }
+
+    /// The incarnation that new things belong to.
+    fn incarnation(&self) -> Option<blocklog::ids::Incarnation> {
+        let drawn = self.seen.object.status.as_ref().and_then(|status| status.incarnation.as_deref());
+        let drawn = drawn.and_then(|text| uuid::Uuid::parse_str(text).ok()).map(blocklog::ids::Incarnation);
+        self.seen.ours().map(|ledger| ledger.incarnation).or(drawn)
+    }
+}
+
+/// True while the operator has not closed a cycle.
+#[must_use]
+pub fn is_held(cycle: &CycleSeen) -> bool {
+    cycle.object.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == names::SNAPSHOT_FINALIZER)
+}
+
+fn history(seen: &Observed, mirrored: &[Mirrored]) -> History {
+    let status = seen.object.status.as_ref();
+    let mut last = status.and_then(|status| status.last_cycle.clone());
+    let mut failures = status.and_then(|status| status.failures).and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
+    let current = status.and_then(|status| status.incarnation.as_deref());
+    for (cycle, mirrored) in seen.cycles.iter().zip(mirrored) {
+        // What the same word says of another start of replication is no history of this one.
+        if current.is_some_and(|current| !same_uuid(current, &cycle.object.spec.incarnation)) {
+            continue;
+        }
+        let newer = last.as_ref().is_none_or(|last| cycle.object.spec.cycle > last.cycle);
+        if let Some(ended) = mirrored.last(&cycle.object, seen.now).filter(|_| newer) {
+            failures = if ended.succeeded { 0 } else { failures.saturating_add(1) };
+            last = Some(ended);
+        }
+    }
+    (last, failures)
+}
+
+fn same_uuid(a: &str, b: &str) -> bool {
+    match (uuid::Uuid::parse_str(a), uuid::Uuid::parse_str(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+fn fails(said: &mut Said, of: C, trouble: &Trouble) {
+    said.findings.push(Finding::fails(of, trouble.reason, trouble.message.clone()));
+}
+
+/// Cycles do not follow one another, and why.
+fn stands_still(said: &mut Said, reason: Reason, message: impl Into<String>) {
+    said.findings.push(Finding::fails(C::Replicating, reason, message));
+}
+
+fn again(trouble: &Trouble, otherwise: Duration) -> Duration {
+    trouble.again.unwrap_or(otherwise)
+}
+
+fn hold(pass: &Pass<'_>, _: &mut Said) -> Option<End> {
+    let finalizers = pass.seen.object.metadata.finalizers.as_deref().unwrap_or_default();
+    (!finalizers.iter().any(|finalizer| finalizer == names::CLEANUP_FINALIZER)).then_some((Step::Hold, NOW))
+}
+
+fn appliance(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let name = &pass.seen.object.spec.appliance_ref.name;
+    match &pass.seen.site {
+        Site::Missing => {
+            stands_still(said, Reason::ApplianceMissing, format!("there is no Appliance {name} in this namespace: create it"));
+            said.waiting = Some(waits_for(Reason::ApplianceMissing, Some(name.clone())));
+            Some((Step::None, LATER))
+        }
+        Site::Unbuilt(trouble) => {
+            stands_still(said, Reason::ApplianceNotReady, format!("the appliance {name} is not ready: {}", trouble.message));
+            said.waiting = Some(waits_for(Reason::ApplianceNotReady, Some(name.clone())));
+            Some((Step::None, SOON))
+        }
+        Site::NotReady(_) | Site::Ready => None,
+    }
+}
+
+fn source(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    match &pass.seen.source {
+        Ok(source) => {
+            said.findings.push(Finding::holds(C::SourceFound, Reason::AsExpected, format!("it is {} ({})", source.name, source.mo_ref)));
+            None
+        }
+        Err(trouble) => {
+            fails(said, C::SourceFound, trouble);
+            if pass.seen.running() {
+                // What is sent can be applied without the source.
+                return None;
+            }
+            stands_still(said, trouble.reason, trouble.message.clone());
+            Some((Step::None, again(trouble, LATER)))
+        }
+    }
+}
+
+fn ledger(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let (seen, status) = (pass.seen, pass.seen.object.status.as_ref());
+    let stop = |said: &mut Said, reason, message: String, wake| {
+        said.findings.push(Finding::fails(C::LedgerOwned, reason, message.clone()));
+        stands_still(said, reason, message);
+        Some((Step::None, wake))
+    };
+    let found = match &seen.ledger {
+        Err(trouble) => return stop(said, trouble.reason, trouble.message.clone(), again(trouble, SOON)),
+        Ok(found) => found,
+    };
+    let Some(found) = found else {
+        if status.is_some_and(|status| status.last_cycle.is_some() || status.recovery_point.is_some()) {
+            let message =
+                "the ledger is missing from the log store, and with it what is known of the replica: bring it back, or set replication to \
+                           Stopped, which deletes the replica, and then to Active"
+                    .to_owned();
+            return stop(said, Reason::BlobMissing, message, LATER);
+        }
+        if pass.incarnation().is_none() {
+            return Some((Step::DrawIncarnation, NOW));
+        }
+        said.findings.push(Finding::open(C::LedgerOwned, Reason::SeedsBeingMade, "the ledger is made when its seed disks stand"));
+        return None;
+    };
+    if found.owner != seen.owner {
+        if seen.object.spec.take_over.as_deref() == Some(found.owner.to_string().as_str()) {
+            let message = format!("the ledger of {} is being taken over: its last writer is given a minute to stop", found.owner);
+            said.findings.push(Finding::open(C::LedgerOwned, Reason::TakingOver, message));
+            return Some((Step::TakeOver, NOW));
+        }
+        let message = format!(
+            "the replica belongs to {}: where nobody replicates the VM there any more, set takeOver to that owner, and replication goes \
+             on from its baseline",
+            found.owner
+        );
+        return stop(said, Reason::OwnedByOther, message, LATER);
+    }
+    if found.sealed.is_some() {
+        said.findings.push(Finding::holds(C::LedgerOwned, Reason::AsExpected, ""));
+        said.findings.push(Finding::fails(
+            C::SeedsReady,
+            Reason::SeedsSealed,
+            "the seed disks are sealed: nothing more is written to them",
+        ));
+        stands_still(said, Reason::SeedsSealed, "the seed disks are sealed");
+        return Some((Step::None, LATER));
+    }
+    said.findings.push(Finding::holds(C::LedgerOwned, Reason::AsExpected, ""));
+    // Without these nothing can be said of what goes on.
+    let trouble = seen.due.as_ref().err().or(seen.order.as_ref().err())?;
+    stands_still(said, trouble.reason, trouble.message.clone());
+    Some((Step::None, again(trouble, SOON)))
+}
+
+/// Cycles that are over are closed, and those whose gateway is gone are given to another, so that every snapshot is released.
+fn over(pass: &Pass<'_>, _: &mut Said) -> Option<End> {
+    for (cycle, mirrored) in pass.open().filter(|(_, mirrored)| mirrored.over) {
+        let name = cycle.object.metadata.name.clone().unwrap_or_default();
+        if mirrored.released {
+            // What it came to is written first: nobody mirrors a cycle that is closed.
+            let written = cycle.object.status.as_ref().is_some_and(|status| status.phase == mirrored.status.phase);
+            let step = if written { Step::Close { cycle: name, order: is_ordered(pass.seen, cycle) } } else { Step::None };
+            return Some((step, NOW));
+        }
+        if let Some(end) = reassign(pass, cycle, &name) {
+            return Some(end);
+        }
+    }
+    prune(pass)
+}
+
+pub(super) fn is_ordered(seen: &Observed, cycle: &CycleSeen) -> bool {
+    matches!(&seen.order, Ok(Some(order)) if Some(order.of) == mirror::id(&cycle.object))
+}
+
+/// Another gateway for a cycle whose own is gone, where there is one.
+fn reassign(pass: &Pass<'_>, cycle: &CycleSeen, name: &str) -> Option<End> {
+    let worker = cycle.object.spec.worker.as_deref();
+    if worker.is_some_and(|worker| pass.seen.alive(worker)) {
+        return None;
+    }
+    let free = pass.seen.free_gateway().filter(|free| Some(free.name.as_str()) != worker)?;
+    Some((Step::Assign { cycle: name.to_owned(), worker: free.name.clone() }, SOON))
+}
+
+fn prune(pass: &Pass<'_>) -> Option<End> {
+    let (mut good, mut bad) = (0, 0);
+    let mut old = Vec::new();
+    // The newest first.
+    for (cycle, mirrored) in pass.cycles().filter(|(cycle, _)| !is_held(cycle)).collect::<Vec<_>>().into_iter().rev() {
+        let count = if mirrored.applied.status == Status::True { &mut good } else { &mut bad };
+        *count += 1;
+        if *count > HISTORY && cycle.object.metadata.deletion_timestamp.is_none() {
+            old.extend(cycle.object.metadata.name.clone());
+        }
+    }
+    (!old.is_empty()).then_some((Step::Prune(old), NOW))
+}
+
+fn preflight(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let Ok(source) = &pass.seen.source else { return None };
+    let concerns = |severity| source.concerns.iter().filter(move |concern| concern.severity == severity && !concern.accepted);
+    let (critical, warnings): (Vec<_>, Vec<_>) = (concerns(Severity::Critical).collect(), concerns(Severity::Warning).collect());
+    let told = |all: &[&crds::replicated_vm::Concern]| {
+        let told = |one: &&crds::replicated_vm::Concern| format!("{}: {}. {}", one.id, one.message, one.remedy);
+        all.iter().map(told).collect::<Vec<_>>().join("; ")
+    };
+    let block = if !critical.is_empty() {
+        Some((Reason::ConcernsBlock, told(&critical)))
+    } else if !warnings.is_empty() {
+        Some((Reason::ConcernsToAccept, told(&warnings)))
+    } else {
+        None
+    };
+    match &block {
+        Some((reason, message)) => said.findings.push(Finding::fails(C::PreflightPassed, *reason, message.clone())),
+        None => said.findings.push(Finding::holds(C::PreflightPassed, Reason::AsExpected, "")),
+    }
+    if pass.seen.running() {
+        return None;
+    }
+    if let Some((reason, message)) = block {
+        stands_still(said, reason, message);
+        return Some((Step::None, LATER));
+    }
+    if let Site::NotReady(why) = &pass.seen.site {
+        let name = pass.seen.object.spec.appliance_ref.name.clone();
+        stands_still(said, Reason::ApplianceNotReady, format!("the appliance {name} is not ready: {why}"));
+        said.waiting = Some(waits_for(Reason::ApplianceNotReady, Some(name)));
+        return Some((Step::None, LATER));
+    }
+    None
+}
+
+fn replicated(source: &Source) -> Vec<seeds::SourceDisk> {
+    let wanted = source.disks.iter().filter(|disk| !disk.excluded);
+    wanted.map(|disk| seeds::SourceDisk { key: disk.key, capacity: disk.capacity }).collect()
+}
+
+fn seed_disks(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let seen = pass.seen;
+    let running = seen.running() || seen.object.spec.replication == Replication::Stopped;
+    let disks = match &seen.disks {
+        Ok(disks) => disks,
+        Err(trouble) => {
+            fails(said, C::SeedsReady, trouble);
+            if running {
+                return None;
+            }
+            stands_still(said, trouble.reason, trouble.message.clone());
+            return Some((Step::None, again(trouble, LATER)));
+        }
+    };
+    let incarnation = pass.incarnation()?;
+    // Without the source's sizes only what is gone can be told.
+    let source = match (&seen.source, seen.ours()) {
+        (Ok(source), _) => replicated(source),
+        (Err(_), Some(ledger)) => ledger.seeds.iter().map(|(key, seed)| seeds::SourceDisk { key: *key, capacity: seed.capacity }).collect(),
+        (Err(_), None) => return None,
+    };
+    let look = seeds::Look { owner: &seen.owner, incarnation, source: &source, ledger: seen.ours(), disks };
+    let plans = seeds::plan(&look);
+    // A cycle that runs is let finish where it can; on a seed that is gone it can't.
+    let due = |plan: &Plan| !running || matches!(plan, Plan::Make { why: Why::Missing | Why::Replaced, .. });
+    let (mut to_make, mut ready, mut words, mut coming) = (Vec::new(), Vec::new(), Vec::new(), false);
+    for (key, plan) in plans.iter().filter(|(_, plan)| due(plan)) {
+        let Plan::Make { which, capacity, why, made } = plan else { continue };
+        words.push((why.reason(), *key));
+        match made.as_deref() {
+            Some(disk) if !disk.provisioned => coming = true,
+            Some(disk) if seeds::fits(disk, *capacity) => ready.push(ready_seed(*key, disk, *capacity)),
+            made => to_make.push(NewSeed { which: *which, capacity: *capacity, replace: made.is_some() }),
+        }
+    }
+    if let Some((reason, _)) = words.first() {
+        let keys: Vec<String> = words.iter().map(|(_, key)| key.to_string()).collect();
+        let message = format!("seed disks are being made for the disks {}", keys.join(", "));
+        said.findings.push(Finding::open(C::SeedsReady, *reason, message.clone()));
+        stands_still(said, *reason, message);
+        return Some(match (to_make.is_empty(), coming, seen.ours()) {
+            (false, ..) => (Step::MakeDisks(to_make), NOW),
+            (true, true, _) => (Step::None, SOON),
+            (true, false, None) => (Step::CreateLedger(ready), NOW),
+            (true, false, Some(_)) => (Step::Reseed(ready), NOW),
+        });
+    }
+    let gone: Vec<DiskKey> = plans.iter().filter(|(_, plan)| due(plan) && **plan == Plan::Leave).map(|(key, _)| *key).collect();
+    if !gone.is_empty() {
+        return Some((Step::Retire(gone), NOW));
+    }
+    said.findings.push(Finding::holds(C::SeedsReady, Reason::AsExpected, ""));
+    let replaced = seen.ours().map(|ledger| seeds::sweep(&seen.owner, ledger, disks)).unwrap_or_default();
+    (!running && !replaced.is_empty()).then_some((Step::SweepSeeds(replaced), NOW))
+}
+
+fn ready_seed(disk: DiskKey, found: &Disk, capacity: u64) -> ReadySeed {
+    ReadySeed { disk, id: found.id.clone(), unique_id: found.unique_id.clone(), capacity }
+}
+
+fn tracking(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let off = matches!(&pass.seen.source, Ok(source) if source.tracking_off);
+    if !off || pass.seen.running() || pass.open().next().is_some() || pass.seen.object.spec.replication != Replication::Active {
+        return None;
+    }
+    said.findings.push(Finding::open(C::Replicating, Reason::EnablingChangeTracking, "changed block tracking is being switched on"));
+    Some((Step::SwitchTracking, NOW))
+}
+
+fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let seen = pass.seen;
+    let ledger = seen.ours()?;
+    match seen.due.as_ref().ok()?.as_ref()? {
+        Due::Apply { of, .. } => Some(apply(pass, said, *of)),
+        Due::Resume(state) => {
+            let Some((cycle, name)) = object(pass, state.of) else { return Some(make_cycle(pass, said, state.of)) };
+            if let Some(end) = reassign(pass, cycle, &name) {
+                runs(said, &name, "is given to another gateway");
+                return Some(end);
+            }
+            match cycle.object.spec.worker.as_deref().filter(|worker| seen.alive(worker)) {
+                Some(worker) => runs(said, &name, &format!("runs on {worker}")),
+                None => no_gateway(seen, said),
+            }
+            Some((Step::None, SOON))
+        }
+        Due::New { above } => Some(new_cycle(pass, said, ledger, *above)),
+    }
+}
+
+fn object<'p>(pass: &'p Pass<'_>, of: blocklog::ids::CycleId) -> Option<(&'p CycleSeen, String)> {
+    let cycle = pass.seen.cycles.iter().find(|cycle| mirror::id(&cycle.object) == Some(of))?;
+    Some((cycle, cycle.object.metadata.name.clone().unwrap_or_default()))
+}
+
+fn runs(said: &mut Said, name: &str, how: &str) {
+    said.findings.push(Finding::holds(C::Replicating, Reason::CycleRunning, format!("{name} {how}")));
+}
+
+fn no_gateway(seen: &Observed, said: &mut Said) {
+    let name = seen.object.spec.appliance_ref.name.clone();
+    stands_still(said, Reason::PodsNotReady, format!("no gateway of the appliance {name} is ready"));
+    said.waiting = Some(waits_for(Reason::PodsNotReady, Some(name)));
+}
+
+fn make_cycle(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
+    runs(said, &names::cycle(pass.seen.name(), mirror::bytes(of.cycle.0)), "begins");
+    (Step::MakeCycle { of, worker: pass.seen.free_gateway().map(|free| free.name.clone()) }, NOW)
+}
+
+fn apply(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
+    let seen = pass.seen;
+    let Some((cycle, name)) = object(pass, of) else { return make_cycle(pass, said, of) };
+    runs(said, &name, "is being applied");
+    // The snapshot is still released while the log is applied.
+    if let Some(end) = reassign(pass, cycle, &name).filter(|_| !pass.released(cycle)) {
+        return end;
+    }
+    let seeds: Option<std::collections::BTreeMap<_, _>> =
+        seen.ours().map(|ledger| ledger.seeds.iter().map(|(disk, seed)| (*disk, seed.unique_id.clone())).collect());
+    let ordered = matches!(&seen.order, Ok(Some(order)) if order.of == of && Some(&order.seeds) == seeds.as_ref());
+    let written = cycle.object.status.as_ref().and_then(|status| status.target.as_ref()).and_then(|target| target.ordered.as_ref());
+    // Renewed at half life: whoever is at work with it then has half a day to take note.
+    let fresh = written.is_some_and(|written| seen.now.duration_since(written.0) < GRANT / 2);
+    if ordered && fresh { (Step::None, SOON) } else { (Step::WriteOrder(of), SOON) }
+}
+
+impl Pass<'_> {
+    fn released(&self, cycle: &CycleSeen) -> bool {
+        self.cycles().any(|(one, mirrored)| one.object.metadata.name == cycle.object.metadata.name && mirrored.released)
+    }
+}
+
+fn new_cycle(pass: &Pass<'_>, said: &mut Said, ledger: &Ledger, above: blocklog::ids::Cycle) -> End {
+    let seen = pass.seen;
+    if let Some((cycle, _)) = pass.open().next() {
+        let name = cycle.object.metadata.name.clone().unwrap_or_default();
+        let worker = cycle.object.spec.worker.as_deref().filter(|worker| seen.alive(worker));
+        if worker.is_none() {
+            no_gateway(seen, said);
+            return (Step::None, SOON);
+        }
+        let message = format!("{name} is not over yet: its snapshot is being removed");
+        said.findings.push(Finding::holds(C::Replicating, Reason::PreviousCycleOpen, message));
+        said.waiting = Some(waits_for(Reason::PreviousCycleOpen, Some(name)));
+        return (Step::None, SOON);
+    }
+    if matches!(seen.order, Ok(Some(_))) {
+        return (Step::DropOrder, NOW);
+    }
+    let Ok(source) = &seen.source else { return (Step::None, LATER) };
+    if !source.snapshots.is_empty() {
+        said.findings.push(Finding::open(C::Replicating, Reason::RemovingSnapshot, "a snapshot of ours that no cycle needs is removed"));
+        return (Step::ReleaseSnapshots, NOW);
+    }
+    match seen.object.spec.replication {
+        Replication::Active => {}
+        Replication::Paused => {
+            stands_still(said, Reason::Paused, "replication is paused: set it to Active to go on");
+            return (Step::None, IDLE);
+        }
+        Replication::Stopped => return (Step::None, NOW),
+    }
+    let since = due(seen, ledger, &pass.history);
+    if since > seen.now {
+        said.next_cycle = Some(since);
+        not_due(said, &pass.history, since);
+        let wait = Duration::try_from(since.duration_since(seen.now)).unwrap_or(IDLE);
+        return (Step::None, wait.clamp(NOW, IDLE));
+    }
+    if let Some(busy) = &source.busy {
+        stands_still(said, busy.reason, busy.message.clone());
+        said.waiting = Some(waits_for(busy.reason, None));
+        return (Step::None, again(busy, SOON));
+    }
+    if seen.free_gateway().is_none() {
+        no_gateway(seen, said);
+        return (Step::None, SOON);
+    }
+    let me = Candidate { vm: seen.name().to_owned(), disks: ledger.seeds.len(), since };
+    let waiting: Vec<Candidate> = seen.slots.waiting.iter().cloned().chain([me]).collect();
+    match admit(seen.name(), &seen.slots.holders, &waiting, seen.slots.total) {
+        Admission::Start => {
+            runs(said, &names::cycle(seen.name(), mirror::bytes(above.0 + 1)), "begins");
+            (Step::Claim(above), NOW)
+        }
+        Admission::Full { used, total, holders, position } => {
+            let appliance = seen.object.spec.appliance_ref.name.clone();
+            let message = format!("{used} of {total} disk slots of the appliance {appliance} are taken; place {position} in the queue");
+            stands_still(said, Reason::ApplianceFull, message);
+            let count = |count: usize| i64::try_from(count).ok();
+            said.waiting = Some(WaitingFor {
+                used: count(used),
+                capacity: count(total),
+                holders,
+                position: count(position),
+                ..waits_for(Reason::ApplianceFull, Some(appliance))
+            });
+            (Step::None, SOON)
+        }
+    }
+}
+
+/// From when on a cycle is due.
+fn due(seen: &Observed, ledger: &Ledger, history: &History) -> Timestamp {
+    let uid = seen.object.metadata.uid.as_deref();
+    due_by(&seen.object.spec, uid, ledger.tokens.get(SYNC_NOW), ledger.recovery_point.is_some(), history)
+}
+
+/// From when on a cycle is due: `done` is the `syncNow` that is done, `replica` is true where there is a recovery point.
+#[must_use]
+pub fn due_by(spec: &ReplicatedVMSpec, uid: Option<&str>, done: Option<&String>, replica: bool, history: &History) -> Timestamp {
+    let last = history.0.as_ref().map(|last| Last {
+        started: last.started.0,
+        ended: last.ended.0,
+        succeeded: last.succeeded,
+        initial: last.kind == CycleKind::Initial,
+    });
+    // A disk whose seed is new waits for nothing: until it is covered there is no recovery point.
+    let last = last.filter(|last| !last.succeeded || replica);
+    let asked = spec.sync_now.as_ref().is_some_and(|token| Some(token) != done);
+    let max_interval = spec.max_interval.as_ref().and_then(|text| text.parse().ok()).map(|span| span.duration());
+    due_since(&due::History { last, failures: history.1, max_interval, asked, uid: uid.unwrap_or_default() })
+}
+
+fn not_due(said: &mut Said, history: &History, since: Timestamp) {
+    let since = mirror::seconds(since).0;
+    if history.1 > 0 {
+        let reason = history.0.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default();
+        let message = format!("{} cycles failed in a row, the last one with {reason}: the next one begins at {since}", history.1);
+        stands_still(said, Reason::BackOff, message);
+        said.waiting = Some(WaitingFor { earliest: Some(mirror::seconds(since)), ..waits_for(Reason::BackOff, None) });
+    } else {
+        said.findings.push(Finding::holds(C::Replicating, Reason::NotDue, format!("the next cycle begins at {since}")));
+    }
+}
+
+#[cfg(test)]
+#[path = "decide/tests.rs"]
+mod tests;

@@ -1,0 +1,418 @@
+use std::sync::Arc;
+
+use blocklog::{
+    cycle::Phase,
+    ids::{Cycle, Owner},
+    steward::Due,
+};
+use crds::{
+    conditions::{ConditionType as C, Finding, Status},
+    names,
+    reasons::Reason,
+    replicated_vm::{Concern, LastCycle},
+    replication_cycle::SnapshotState,
+};
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::*;
+use crate::{
+    admission::Holder,
+    vm::{
+        model::{Gateway, Remains},
+        test_support::{ledger, *},
+    },
+};
+
+fn finding(decision: &Decision, of: C) -> (Status, Reason) {
+    let finding = decision.findings.iter().rev().find(|finding| finding.of == of);
+    finding.map(|finding| (finding.status, finding.reason)).unwrap_or_else(|| panic!("{of}: {:?}", decision.findings))
+}
+
+/// Passes until nothing is left to do; the words of the steps.
+fn run(mut seen: Observed, most: usize) -> (Observed, Vec<String>) {
+    let mut steps = Vec::new();
+    for _ in 0..most {
+        let step = decide(&seen).step;
+        if step == Step::None {
+            return (seen, steps);
+        }
+        let word = format!("{step:?}");
+        steps.push(word.split(['(', ' ', '{']).next().unwrap().to_owned());
+        seen = mirrored(done(seen, &step));
+    }
+    panic!("it goes on for ever: {steps:?}");
+}
+
+#[test]
+fn from_nothing_to_a_running_cycle() {
+    let mut seen = fresh();
+    Arc::make_mut(&mut seen.object).metadata.finalizers = None;
+    let (seen, steps) = run(seen, 10);
+    assert_eq!(steps, ["Hold", "DrawIncarnation", "MakeDisks", "CreateLedger", "Claim", "MakeCycle"]);
+    assert_eq!(finding(&decide(&seen), C::Replicating), (Status::True, Reason::CycleRunning));
+}
+
+#[test]
+fn from_a_complete_log_to_a_closed_cycle() {
+    let (mut seen, steps) = run(transferred(seeded(), 1), 5);
+    assert_eq!(steps, ["WriteOrder"]);
+    begin(&mut seen, 1);
+    assert_eq!(decide(&seen).step, Step::None, "an applier is at it");
+    make_clean(&mut seen, 1);
+    let (seen, steps) = run(mirrored(seen), 5);
+    assert_eq!(steps, ["Close", "Claim", "MakeCycle"], "the first delta follows at once");
+    assert!(matches!(seen.order, Ok(None)));
+}
+
+#[test]
+fn no_step_is_repeated_when_it_has_taken_effect() {
+    // Each of these, decided again over what the step has left behind, is another step or none.
+    let mut off = seeded();
+    off.source.as_mut().unwrap().tracking_off = true;
+    let mut gone = seeded();
+    gone.disks.as_mut().unwrap().remove(0);
+    let mut fewer = seeded();
+    fewer.source.as_mut().unwrap().disks[1].excluded = true;
+    let mut old = clean(4);
+    old.disks.as_mut().unwrap().push(seed_disk(2000, 0));
+    let mut dead = transferring(clean(3), 4);
+    dead.gateways[0].name = "gw-2".into();
+    let mut stray = clean(3);
+    stray.source.as_mut().unwrap().snapshots.insert(Cycle(2), "hawser-2".into());
+    let all = [fresh(), seeded(), off, gone, fewer, old, dead, stray, transferred(clean(1), 2), clean(1)];
+    for (at, mut seen) in all.into_iter().enumerate() {
+        for _ in 0..12 {
+            let step = decide(&seen).step;
+            if step == Step::None {
+                break;
+            }
+            seen = mirrored(done(seen, &step));
+            assert_ne!(decide(&seen).step, step, "{at}");
+        }
+    }
+}
+
+#[test]
+fn a_wait_has_a_reason() {
+    let mut cases: Vec<(&str, Observed, C, (Status, Reason))> = Vec::new();
+    let mut case = |what, of, expected, change: &dyn Fn(&mut Observed)| {
+        let mut seen = clean(1);
+        change(&mut seen);
+        cases.push((what, seen, of, expected));
+    };
+    let trouble = |reason| Trouble::new(reason, "why");
+    case("no appliance", C::Replicating, (Status::False, Reason::ApplianceMissing), &|seen| seen.site = Site::Missing);
+    case("no Secret", C::Replicating, (Status::False, Reason::ApplianceNotReady), &|seen| {
+        seen.site = Site::Unbuilt(trouble(Reason::CredentialsMissing));
+    });
+    case("no role", C::Replicating, (Status::False, Reason::ApplianceNotReady), &|seen| seen.site = Site::NotReady("why".into()));
+    case("no VM", C::SourceFound, (Status::False, Reason::VmNotFound), &|seen| seen.source = Err(trouble(Reason::VmNotFound)));
+    case("no log store", C::LedgerOwned, (Status::False, Reason::LogStoreUnreachable), &|seen| {
+        seen.ledger = Err(trouble(Reason::LogStoreUnreachable));
+    });
+    case("no ledger any more", C::LedgerOwned, (Status::False, Reason::BlobMissing), &|seen| {
+        status(seen).recovery_point = Some(crds::replicated_vm::RecoveryPoint { time: Time(at(0)), cycle: 1, disks: Vec::new() });
+        seen.ledger = Ok(None);
+    });
+    case("another's", C::LedgerOwned, (Status::False, Reason::OwnedByOther), &|seen| ledger(seen).owner.cluster = "test".into());
+    case("sealed", C::SeedsReady, (Status::False, Reason::SeedsSealed), &|seen| ledger(seen).sealed = Some(blocklog::ids::Turn(1)));
+    case("a begun manifest", C::Replicating, (Status::False, Reason::BlobDamaged), &|seen| seen.due = Err(trouble(Reason::BlobDamaged)));
+    case("a concern", C::PreflightPassed, (Status::False, Reason::ConcernsBlock), &|seen| concern(seen, Severity::Critical, false));
+    case("one to accept", C::PreflightPassed, (Status::False, Reason::ConcernsToAccept), &|seen| concern(seen, Severity::Warning, false));
+    case("no ARM", C::SeedsReady, (Status::False, Reason::Throttled), &|seen| seen.disks = Err(trouble(Reason::Throttled)));
+    case("paused", C::Replicating, (Status::False, Reason::Paused), &|seen| spec(seen).replication = Replication::Paused);
+    case("a host away", C::Replicating, (Status::False, Reason::HostUnavailable), &|seen| {
+        seen.source.as_mut().unwrap().busy = Some(trouble(Reason::HostUnavailable));
+    });
+    case("no gateway", C::Replicating, (Status::False, Reason::PodsNotReady), &|seen| seen.gateways.clear());
+    case("no slot", C::Replicating, (Status::False, Reason::ApplianceFull), &|seen| {
+        seen.slots.holders = vec![Holder { vm: "db".into(), disks: 9 }];
+    });
+    for (what, seen, of, expected) in cases {
+        let decision = decide(&seen);
+        assert_eq!(decision.step, Step::None, "{what}");
+        assert_eq!(finding(&decision, of), expected, "{what}");
+        let told = decision.findings.iter().find(|finding| finding.of == of).unwrap();
+        assert!(!told.message.is_empty() && decision.wake <= IDLE, "{what}");
+    }
+}
+
+fn concern(seen: &mut Observed, severity: Severity, accepted: bool) {
+    let one = Concern { id: "X".into(), severity, disk: None, message: "m".into(), remedy: "r".into(), accepted };
+    seen.source.as_mut().unwrap().concerns.push(one);
+}
+
+#[test]
+fn what_is_accepted_or_only_told_keeps_nothing_from_going_on() {
+    for (severity, accepted) in [(Severity::Warning, true), (Severity::Information, false)] {
+        let mut seen = clean(1);
+        concern(&mut seen, severity, accepted);
+        assert_eq!(decide(&seen).step, Step::Claim(Cycle(1)));
+    }
+}
+
+#[test]
+fn a_full_appliance_says_who_has_its_slots() {
+    let mut seen = clean(1);
+    seen.slots.holders = vec![Holder { vm: "db".into(), disks: 9 }];
+    let waiting = decide(&seen).waiting.unwrap();
+    assert_eq!((waiting.used, waiting.capacity, waiting.position), (Some(9), Some(10), Some(1)));
+    assert_eq!((waiting.reason.as_str(), waiting.holders), ("ApplianceFull", vec!["db".to_owned()]));
+}
+
+#[test]
+fn another_owners_ledger_is_taken_over_only_where_it_is_named() {
+    let mut seen = clean(7);
+    ledger(&mut seen).owner = Owner { cluster: "old".into(), object: "apps/web".into() };
+    spec(&mut seen).take_over = Some("elsewhere/apps/web".into());
+    assert_eq!(finding(&decide(&seen), C::LedgerOwned), (Status::False, Reason::OwnedByOther));
+    spec(&mut seen).take_over = Some("old/apps/web".into());
+    let decision = decide(&seen);
+    assert_eq!((decision.step.clone(), finding(&decision, C::LedgerOwned)), (Step::TakeOver, (Status::Unknown, Reason::TakingOver)));
+    // Seeds of the old owner are kept, with its tags; the baseline, too.
+    let seen = done(seen, &decision.step);
+    assert_eq!(decide(&seen).step, Step::Claim(Cycle(7)));
+    assert_eq!(seen.ours().unwrap().baseline.len(), 2);
+}
+
+#[test]
+fn a_cycle_is_due_by_its_interval_a_token_or_after_a_failures_wait() {
+    let mut seen = clean(2);
+    let last = |succeeded, kind| LastCycle {
+        cycle: 2,
+        kind,
+        started: Time(at(-120)),
+        ended: Time(at(-60)),
+        succeeded,
+        reason: Some("SnapshotLost".into()),
+    };
+    status(&mut seen).last_cycle = Some(last(true, CycleKind::Delta));
+    let decision = decide(&seen);
+    assert_eq!((decision.step.clone(), finding(&decision, C::Replicating)), (Step::None, (Status::True, Reason::NotDue)));
+    assert_eq!(decision.next_cycle, Some(at(3540)));
+    assert_eq!(decide(&later(seen.clone(), SignedDuration::from_secs(3541))).step, Step::Claim(Cycle(2)));
+    spec(&mut seen).sync_now = Some("today".into());
+    assert_eq!(decide(&seen).step, Step::Claim(Cycle(2)));
+    ledger(&mut seen).tokens.insert(SYNC_NOW.into(), "today".into());
+    assert_eq!(decide(&seen).step, Step::None, "the same manifest applied again starts nothing");
+    status(&mut seen).last_cycle = Some(last(false, CycleKind::Delta));
+    status(&mut seen).failures = Some(3);
+    let decision = decide(&seen);
+    assert_eq!(finding(&decision, C::Replicating), (Status::False, Reason::BackOff));
+    assert!(decision.waiting.unwrap().earliest.is_some());
+    assert_eq!(decide(&later(seen, SignedDuration::from_secs(300))).step, Step::Claim(Cycle(2)));
+}
+
+#[test]
+fn a_gateway_that_is_gone_is_replaced_and_one_that_stumbles_is_waited_for() {
+    let mut seen = transferring(clean(1), 2);
+    assert_eq!(decide(&seen).step, Step::None);
+    let spare = Gateway { name: "gw-2".into(), ready: true, since: at(-9), cycles: 0 };
+    seen.gateways.push(spare.clone());
+    seen.gateways[0] = Gateway { ready: false, since: at(-59), ..seen.gateways[0].clone() };
+    assert_eq!(decide(&seen).step, Step::None);
+    seen.gateways[0].since = at(-60);
+    let assign = Step::Assign { cycle: "web-2".into(), worker: "gw-2".into() };
+    assert_eq!(decide(&seen).step, assign);
+    seen.gateways = vec![spare];
+    assert_eq!(decide(&seen).step, assign, "its pod is gone");
+    seen.gateways.clear();
+    assert_eq!(finding(&decide(&seen), C::Replicating), (Status::False, Reason::PodsNotReady));
+}
+
+#[test]
+fn a_snapshot_is_released_whoever_takes_the_cycle_up() {
+    // Failed, not released, and its gateway is gone.
+    let mut seen = transferring(clean(1), 2);
+    seen.due = Ok(Some(Due::New { above: Cycle(2) }));
+    seen.cycles[0].state = Some(state(&seen, 2, Phase::Failed("SnapshotLost".into())));
+    edit(&mut seen, "web-2", |cycle| cycle.spec.worker = Some("gone".into()));
+    assert_eq!(decide(&seen).step, Step::Assign { cycle: "web-2".into(), worker: "gw-1".into() });
+    edit(&mut seen, "web-2", |cycle| cycle.spec.worker = Some("gw-1".into()));
+    let decision = decide(&seen);
+    assert_eq!((decision.step.clone(), finding(&decision, C::Replicating)), (Step::None, (Status::True, Reason::PreviousCycleOpen)));
+    assert_eq!(decision.history.1, 1);
+    edit(&mut seen, "web-2", |cycle| gateway_says(cycle, &[released()], SnapshotState::Released));
+    assert_eq!(decide(&seen).step, Step::None, "what it came to is written first");
+    assert_eq!(decide(&mirrored(seen)).step, Step::Close { cycle: "web-2".into(), order: false });
+}
+
+#[test]
+fn a_cycle_without_an_object_gets_it() {
+    let mut seen = clean(1);
+    let state = state(&seen, 2, Phase::Open);
+    let of = state.of;
+    seen.due = Ok(Some(Due::Resume(state)));
+    assert_eq!(decide(&seen).step, Step::MakeCycle { of, worker: Some("gw-1".into()) });
+    seen.due = Ok(Some(Due::Apply { of, begun: false }));
+    assert_eq!(decide(&seen).step, Step::MakeCycle { of, worker: Some("gw-1".into()) });
+}
+
+#[test]
+fn access_is_renewed_at_half_life_and_for_a_seed_that_was_exchanged() {
+    let seen = transferred(clean(1), 2);
+    let of = seen.ours().unwrap().cycle(Cycle(2));
+    let mut seen = mirrored(done(seen, &Step::WriteOrder(of)));
+    assert_eq!(decide(&seen).step, Step::None);
+    let hours = |hours| later(seen.clone(), SignedDuration::from_hours(hours));
+    assert_eq!(decide(&hours(11)).step, Step::None);
+    assert_eq!(decide(&hours(12)).step, Step::WriteOrder(of));
+    if let Ok(Some(order)) = &mut seen.order {
+        order.seeds.insert(DiskKey(2000), "another".into());
+    }
+    assert_eq!(decide(&seen).step, Step::WriteOrder(of));
+}
+
+#[test]
+fn a_seed_that_is_gone_is_made_anew_even_while_a_cycle_runs_and_a_grown_disk_waits() {
+    let mut gone = transferring(clean(1), 2);
+    gone.disks.as_mut().unwrap().remove(0);
+    let decision = decide(&gone);
+    assert!(matches!(decision.step, Step::MakeDisks(_)));
+    assert_eq!(finding(&decision, C::SeedsReady), (Status::Unknown, Reason::SeedMissing));
+    let seen = mirrored(done(gone, &decision.step));
+    let Step::Reseed(ready) = decide(&seen).step else { panic!() };
+    assert_eq!(ready.len(), 1);
+    let mut grown = transferring(clean(1), 2);
+    grown.source.as_mut().unwrap().disks[0].capacity *= 2;
+    assert_eq!(decide(&grown).step, Step::None, "it is let finish");
+    let mut idle = clean(1);
+    idle.source.as_mut().unwrap().disks[0].capacity *= 2;
+    assert_eq!(finding(&decide(&idle), C::SeedsReady), (Status::Unknown, Reason::SourceGrown));
+}
+
+#[test]
+fn a_source_that_is_gone_keeps_nothing_from_being_applied() {
+    let mut seen = transferred(clean(1), 2);
+    seen.source = Err(Trouble::new(Reason::VmNotFound, "gone"));
+    assert!(matches!(decide(&seen).step, Step::WriteOrder(_)));
+}
+
+#[test]
+fn a_delta_finishes_when_replication_is_stopped_and_an_initial_cycle_is_cancelled() {
+    let mut delta = transferring(clean(1), 2);
+    spec(&mut delta).replication = Replication::Stopped;
+    assert_eq!(decide(&delta).step, Step::None);
+    let mut initial = transferring(seeded(), 1);
+    spec(&mut initial).replication = Replication::Stopped;
+    assert_eq!(decide(&initial).step, Step::Cancel(vec!["web-1".into()]));
+    let mut deleted = transferring(clean(1), 2);
+    Arc::make_mut(&mut deleted.object).metadata.deletion_timestamp = Some(Time(at(0)));
+    assert_eq!(decide(&deleted).step, Step::Cancel(vec!["web-2".into()]));
+}
+
+fn deleted(mut seen: Observed) -> Observed {
+    Arc::make_mut(&mut seen.object).metadata.deletion_timestamp = Some(Time(at(0)));
+    seen
+}
+
+#[test]
+fn deletion_leaves_nothing_and_the_ledger_goes_last() {
+    let mut seen = deleted(clean(3));
+    seen.source.as_mut().unwrap().snapshots.insert(Cycle(2), "hawser-2".into());
+    seen.blobs = Ok(12);
+    let Step::CleanUp(remains) = decide(&seen).step else { panic!() };
+    assert!(matches!(remains.as_slice(), [Remains::Snapshots, Remains::Seeds(_), Remains::Log]), "{remains:?}");
+    let seen = done(seen, &Step::CleanUp(remains));
+    let step = decide(&seen).step;
+    assert_eq!(step, Step::CleanUp(vec![Remains::Ledger]));
+    let decision = decide(&done(seen, &step));
+    assert_eq!((decision.step.clone(), finding(&decision, C::CleanedUp)), (Step::LetGo, (Status::True, Reason::AsExpected)));
+}
+
+#[test]
+fn what_cannot_be_reached_is_named_and_keeps_nothing_else() {
+    let mut seen = deleted(clean(3));
+    seen.source = Err(Trouble::new(Reason::Unreachable, "no route"));
+    seen.blobs = Ok(1);
+    let decision = decide(&seen);
+    assert_eq!(finding(&decision, C::CleanedUp), (Status::False, Reason::SnapshotLeft));
+    assert!(matches!(&decision.step, Step::CleanUp(remains) if remains.len() == 2));
+    let (mut seen, _) = run(seen, 5);
+    assert_eq!(finding(&decide(&seen), C::CleanedUp), (Status::False, Reason::SnapshotLeft), "for ever");
+    Arc::make_mut(&mut seen.object).metadata.annotations = Some([(names::ABANDON_ANNOTATION.to_owned(), "yes".to_owned())].into());
+    assert_eq!(decide(&seen).step, Step::None, "nobody gives up by habit");
+    Arc::make_mut(&mut seen.object).metadata.annotations =
+        Some([(names::ABANDON_ANNOTATION.to_owned(), names::ABANDON_CONFIRMED.to_owned())].into());
+    assert_eq!(decide(&seen).step, Step::LetGo);
+}
+
+#[test]
+fn deletion_waits_for_the_gateway_and_not_for_one_that_is_gone() {
+    let mut seen = deleted(transferring(clean(1), 2));
+    let step = decide(&seen).step;
+    seen = mirrored(done(seen, &step));
+    let decision = decide(&seen);
+    assert_eq!((decision.step.clone(), finding(&decision, C::CleanedUp)), (Step::None, (Status::Unknown, Reason::CleaningUp)));
+    seen.gateways.clear();
+    assert!(matches!(decide(&seen).step, Step::CleanUp(_)));
+}
+
+#[test]
+fn deletion_of_what_never_began_hangs_on_nobody() {
+    for change in [Site::Missing, Site::Unbuilt(Trouble::new(Reason::CredentialsMissing, "")), Site::Ready] {
+        let mut seen = deleted(fresh());
+        seen.site = change;
+        seen.ledger = Err(Trouble::new(Reason::LogStoreUnreachable, ""));
+        assert_eq!(decide(&seen).step, Step::LetGo);
+    }
+    let mut seen = deleted(clean(1));
+    seen.site = Site::Missing;
+    let decision = decide(&seen);
+    assert_eq!((decision.step.clone(), finding(&decision, C::CleanedUp)), (Step::None, (Status::False, Reason::ApplianceMissing)));
+}
+
+#[test]
+fn another_owners_replica_is_not_cleaned_up() {
+    let mut seen = deleted(clean(1));
+    ledger(&mut seen).owner.cluster = "other".into();
+    // Its seeds have its tags.
+    for disk in seen.disks.as_mut().unwrap() {
+        disk.tags.insert(crate::seeds::OWNER_TAG.into(), "other/apps/web".into());
+    }
+    seen.blobs = Ok(9);
+    assert_eq!(decide(&seen).step, Step::LetGo);
+}
+
+#[test]
+fn stopped_and_clean_is_quiet_and_active_again_begins_anew() {
+    let mut seen = clean(3);
+    spec(&mut seen).replication = Replication::Stopped;
+    let (mut seen, steps) = run(seen, 10);
+    assert_eq!(steps, ["CleanUp", "CleanUp", "Forget"]);
+    assert_eq!(finding(&decide(&seen), C::Replicating), (Status::False, Reason::Stopped));
+    spec(&mut seen).replication = Replication::Active;
+    assert_eq!(decide(&seen).step, Step::DrawIncarnation);
+}
+
+#[test]
+fn history_is_kept_like_a_cron_jobs() {
+    let mut seen = clean(20);
+    for number in 1..=14 {
+        let mut cycle = cycle_object(&seen, number);
+        cycle.metadata.finalizers = None;
+        let applied = if number % 2 == 0 {
+            Finding::holds(C::Applied, Reason::AsExpected, "")
+        } else {
+            Finding::fails(C::Applied, Reason::SnapshotLost, "")
+        };
+        gateway_says(&mut cycle, &[sent(), released(), applied], SnapshotState::Released);
+        put(&mut seen, cycle, None);
+    }
+    let Step::Prune(mut old) = decide(&seen).step else { panic!() };
+    old.sort();
+    assert_eq!(old, ["web-1", "web-2", "web-3", "web-4"]);
+}
+
+#[test]
+fn what_cannot_be_read_changes_nothing_that_was_said() {
+    let mut seen = transferred(clean(1), 2);
+    let before = mirrored(seen.clone()).cycles[0].object.status.clone();
+    seen.ledger = Err(Trouble::new(Reason::LogStoreUnreachable, "away"));
+    seen.cycles[0].state = None;
+    seen.cycles[0].readable = false;
+    let pass = Pass::new(&seen);
+    assert_eq!(pass.mirrored[0].applied.status, Status::Unknown);
+    assert!(!pass.mirrored[0].over && before.is_some());
+}

@@ -1,0 +1,327 @@
+//! What a pass over a ReplicatedVM sees, and what it can do: values, so that what is decided can be tested without anybody to talk to.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use azure::{ResourceId, disks::Disk};
+use blocklog::{
+    cycle::{Manifest, Receipt, State},
+    ids::{Cycle, CycleId, DiskKey, Owner, VmId},
+    ledger::Ledger,
+    steward::Due,
+};
+use crds::{
+    ReplicatedVM, ReplicationCycle,
+    conditions::Finding,
+    reasons::Reason,
+    replicated_vm::{Concern, LastCycle, WaitingFor},
+};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    admission::{Candidate, Holder},
+    seeds::Which,
+    trouble::Trouble,
+};
+
+/// A gateway that is not ready is waited for so long.
+pub const GATEWAY_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+/// How long write access to a seed is granted for.
+pub const GRANT: SignedDuration = SignedDuration::from_hours(24);
+
+/// What is known of the appliance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Site {
+    /// There is none of this name.
+    Missing,
+    /// Nothing can be asked through it yet: a Secret is missing, a certificate is no certificate.
+    Unbuilt(Trouble),
+    /// It is there, and something is not as it should be.
+    NotReady(String),
+    /// It is ready.
+    Ready,
+}
+
+/// A disk of the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceDisk {
+    /// VMware's key.
+    pub key: DiskKey,
+    /// What stays of it when its files move.
+    pub uuid: Option<String>,
+    /// For people.
+    pub label: String,
+    /// In bytes.
+    pub capacity: u64,
+    /// Whether it is left out.
+    pub excluded: bool,
+}
+
+/// The VM as vCenter tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// What names it for good.
+    pub id: VmId,
+    /// Its reference now.
+    pub mo_ref: String,
+    /// Its name.
+    pub name: String,
+    /// Its host's name.
+    pub host: Option<String>,
+    /// `PoweredOn`, `PoweredOff` or `Suspended`.
+    pub power: Option<&'static str>,
+    /// Its disks.
+    pub disks: Vec<SourceDisk>,
+    /// What stands in the way, accepted or not.
+    pub concerns: Vec<Concern>,
+    /// What a new cycle waits for, on the source's side.
+    pub busy: Option<Trouble>,
+    /// Changed block tracking is off, and Hawser may and can switch it on.
+    pub tracking_off: bool,
+    /// Our snapshots of it: their names, by cycle.
+    pub snapshots: BTreeMap<Cycle, String>,
+}
+
+/// What an applier's order says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderSeen {
+    /// The cycle.
+    pub of: CycleId,
+    /// The unique id of each seed.
+    pub seeds: BTreeMap<DiskKey, String>,
+}
+
+/// A cycle's object and what the log says of it.
+#[derive(Debug, Clone)]
+pub struct CycleSeen {
+    /// The object.
+    pub object: Arc<ReplicationCycle>,
+    /// Its state; none where it is gone, or was not looked at because the cycle is over.
+    pub state: Option<State>,
+    /// False where its state could not be looked at: then it says nothing, not even that it is gone.
+    pub readable: bool,
+    /// What it was to write, and what was written: read when the ledger is clean by it.
+    pub proof: Option<Arc<(Manifest, Receipt)>>,
+}
+
+/// A gateway's pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its name.
+    pub name: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Since when it is what it is.
+    pub since: Timestamp,
+    /// How many cycles it has.
+    pub cycles: usize,
+}
+
+/// The disk slots of the appliance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// Who has some.
+    pub holders: Vec<Holder>,
+    /// Who waits for some, this VM not among them.
+    pub waiting: Vec<Candidate>,
+    /// How many there are.
+    pub total: usize,
+}
+
+/// What a pass saw.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// The time.
+    pub now: Timestamp,
+    /// The object.
+    pub object: Arc<ReplicatedVM>,
+    /// Who we are to ledgers.
+    pub owner: Owner,
+    /// The appliance.
+    pub site: Site,
+    /// The VM.
+    pub source: Result<Source, Trouble>,
+    /// The ledger.
+    pub ledger: Result<Option<Ledger>, Trouble>,
+    /// The managed disks: of the resource group those that are ours, and those that the ledger names.
+    pub disks: Result<Vec<Disk>, Trouble>,
+    /// What the log says is to be done; of a ledger of ours alone.
+    pub due: Result<Option<Due>, Trouble>,
+    /// The order.
+    pub order: Result<Option<OrderSeen>, Trouble>,
+    /// The cycles' objects, by number.
+    pub cycles: Vec<CycleSeen>,
+    /// The gateways.
+    pub gateways: Vec<Gateway>,
+    /// The slots.
+    pub slots: Slots,
+    /// Blobs of the VM beside the ledger; looked for only when it is cleaned up.
+    pub blobs: Result<usize, Trouble>,
+}
+
+impl Observed {
+    /// True where a person has asked for the object to go.
+    #[must_use]
+    pub fn deleting(&self) -> bool {
+        self.object.metadata.deletion_timestamp.is_some()
+    }
+
+    /// The ledger, where it is ours.
+    #[must_use]
+    pub fn ours(&self) -> Option<&Ledger> {
+        self.ledger.as_ref().ok()?.as_ref().filter(|ledger| ledger.owner == self.owner)
+    }
+
+    /// True where a cycle is going on.
+    #[must_use]
+    pub fn running(&self) -> bool {
+        matches!(self.due, Ok(Some(Due::Apply { .. } | Due::Resume(_))))
+    }
+
+    /// The name of the object.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.object.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether a pod of this name may still be at work.
+    #[must_use]
+    pub fn alive(&self, worker: &str) -> bool {
+        let pod = self.gateways.iter().find(|gateway| gateway.name == worker);
+        pod.is_some_and(|pod| pod.ready || self.now.duration_since(pod.since) < GATEWAY_PATIENCE)
+    }
+
+    /// The ready gateway with the least to do.
+    #[must_use]
+    pub fn free_gateway(&self) -> Option<&Gateway> {
+        self.gateways.iter().filter(|gateway| gateway.ready).min_by_key(|gateway| (gateway.cycles, &gateway.name))
+    }
+}
+
+/// A disk to make, and the seed that it becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSeed {
+    /// Which.
+    pub which: Which,
+    /// For so many bytes of the source.
+    pub capacity: u64,
+    /// True where a disk of the name stands that can't become the seed: it goes first.
+    pub replace: bool,
+}
+
+/// A disk that stands, and is to become a seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadySeed {
+    /// The source's disk.
+    pub disk: DiskKey,
+    /// The managed disk.
+    pub id: ResourceId,
+    /// Azure's id of that very disk.
+    pub unique_id: String,
+    /// For so many bytes of the source.
+    pub capacity: u64,
+}
+
+/// The one thing that a pass does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    None,
+    /// Puts the finalizer on the object.
+    Hold,
+    /// Draws an incarnation and writes it to the status.
+    DrawIncarnation,
+    /// Takes the ledger of another owner.
+    TakeOver,
+    /// Makes managed disks.
+    MakeDisks(Vec<NewSeed>),
+    /// Grants, formats, and makes the first ledger.
+    CreateLedger(Vec<ReadySeed>),
+    /// Grants, formats, and exchanges these in the ledger.
+    Reseed(Vec<ReadySeed>),
+    /// Has the ledger forget these disks.
+    Retire(Vec<DiskKey>),
+    /// Deletes seed disks that were replaced.
+    SweepSeeds(Vec<ResourceId>),
+    /// Switches changed block tracking on.
+    SwitchTracking,
+    /// Claims a number above this one.
+    Claim(Cycle),
+    /// Makes the object of a cycle.
+    MakeCycle {
+        /// The cycle.
+        of: CycleId,
+        /// Who shall run it.
+        worker: Option<String>,
+    },
+    /// Gives a cycle to a gateway.
+    Assign {
+        /// The cycle's object.
+        cycle: String,
+        /// The pod.
+        worker: String,
+    },
+    /// Ends cycles before their time.
+    Cancel(Vec<String>),
+    /// Grants write access, and writes the order or renews it.
+    WriteOrder(CycleId),
+    /// Takes back an order that nothing needs.
+    DropOrder,
+    /// A cycle is over on both sides: its order goes, its log is cleaned up, then its finalizer.
+    Close {
+        /// The cycle's object.
+        cycle: String,
+        /// Whether the order is its.
+        order: bool,
+    },
+    /// Removes snapshots of ours that no cycle needs.
+    ReleaseSnapshots,
+    /// Removes what is left of a replica, all that can be reached.
+    CleanUp(Vec<Remains>),
+    /// Stopped and clean: the status forgets the replica.
+    Forget,
+    /// Nothing is left, or it is given up: the finalizers go.
+    LetGo,
+    /// Deletes the objects of old cycles.
+    Prune(Vec<String>),
+}
+
+/// What is left of a replica, in the order in which it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remains {
+    /// Snapshots of ours.
+    Snapshots,
+    /// The order.
+    Order,
+    /// Seed disks.
+    Seeds(Vec<ResourceId>),
+    /// The log.
+    Log,
+    /// The ledger.
+    Ledger,
+}
+
+/// The last cycle that ended, and failures since the last success.
+pub type History = (Option<LastCycle>, u32);
+
+/// What follows from what was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// What to do.
+    pub step: Step,
+    /// What is so.
+    pub findings: Vec<Finding>,
+    /// What a due cycle waits for.
+    pub waiting: Option<WaitingFor>,
+    /// When the next cycle is due.
+    pub next_cycle: Option<Timestamp>,
+    /// The last cycle that ended, and failures since the last success.
+    pub history: History,
+    /// After how long to look again.
+    pub wake: Duration,
+}
+
+/// A wait in words.
+#[must_use]
+pub fn waits_for(reason: Reason, resource: Option<String>) -> WaitingFor {
+    WaitingFor { reason: reason.into(), resource, ..WaitingFor::default() }
+}

@@ -1,0 +1,331 @@
+//! Looks: everything that a pass has to know, and nothing decided.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use azure::{ResourceId, disks::Disk};
+use blocklog::{
+    LogError,
+    cycle::{Manifest, Order, Receipt, State},
+    document,
+    ids::{Owner, VmId},
+    ledger::Ledger,
+    names as blobs,
+    steward::{Due, Steward},
+};
+use crds::{
+    Appliance, ReplicatedVM, ReplicationCycle,
+    conditions::{self, ConditionType, Status},
+    names,
+    reasons::Reason,
+    replicated_vm::Replication,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, ResourceExt, api::ListParams};
+use uuid::Uuid;
+use vsphere::preflight::KnownDisk;
+
+use super::{
+    decide,
+    model::{CycleSeen, Gateway, Observed, OrderSeen, Site as Stage, Slots, Source},
+    source::{self, Asked, Known},
+};
+use crate::{
+    admission::{Candidate, Holder},
+    appliance::{pods::Component, site::Site, takes_slots},
+    context::Context,
+    cycle::mirror,
+    seeds::Which,
+    trouble::Trouble,
+};
+
+/// Looks.
+///
+/// # Errors
+/// Where the apiserver does not answer. What else does not answer is part of what was seen.
+pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed, Trouble> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let owner = context.owner(&namespace, &name);
+    let appliance_name = object.spec.appliance_ref.name.clone();
+    let appliance = Api::<Appliance>::namespaced(context.client.clone(), &namespace).get_opt(&appliance_name).await?;
+    let site = context.sites.get(&namespace, &appliance_name);
+    let all = Api::<ReplicationCycle>::namespaced(context.client.clone(), &namespace)
+        .list(&ListParams::default().labels(&format!("{}={appliance_name}", names::APPLIANCE_LABEL)))
+        .await?
+        .items;
+    let mut own: Vec<ReplicationCycle> = all.iter().filter(|cycle| cycle.spec.vm_ref.name == name).cloned().collect();
+    own.sort_by_key(|cycle| (cycle.metadata.creation_timestamp.clone().map(|time| time.0), cycle.spec.cycle));
+    let gateways = gateways(context, &namespace, &appliance_name, &all).await?;
+    let stage = stage(appliance.as_ref(), site.as_deref());
+    let blank = |why: Trouble, object: ReplicatedVM, own: Vec<ReplicationCycle>| Observed {
+        now: context.clock.now(),
+        object: Arc::new(object),
+        owner: owner.clone(),
+        site: stage.clone(),
+        source: Err(why.clone()),
+        ledger: Err(why.clone()),
+        disks: Err(why.clone()),
+        due: Err(why.clone()),
+        order: Err(why.clone()),
+        cycles: own.into_iter().map(|cycle| CycleSeen { object: Arc::new(cycle), state: None, readable: false, proof: None }).collect(),
+        gateways: gateways.clone(),
+        slots: Slots::default(),
+        blobs: Err(why),
+    };
+    let (Some(appliance), Some(site)) = (appliance, site) else {
+        return Ok(blank(Trouble::new(Reason::ApplianceMissing, "the appliance is not there"), object, own));
+    };
+    let steward = match site.steward() {
+        Ok(steward) => steward.clone(),
+        Err(trouble) => return Ok(blank(trouble, object, own)),
+    };
+    let source = look_at_source(context, &site, &appliance, &object, &owner).await;
+    let id = source.as_ref().ok().map(|source| source.id).or_else(|| known_id(&object));
+    let Some(id) = id else {
+        // Never found: there can be no ledger.
+        let why = source.as_ref().err().cloned().unwrap_or_else(|| Trouble::new(Reason::NotChecked, ""));
+        let seen = blank(why, object, own);
+        return Ok(Observed { source, ledger: Ok(None), order: Ok(None), due: Ok(None), disks: Ok(Vec::new()), blobs: Ok(0), ..seen });
+    };
+    let ledger = read_ledger(&steward, id).await;
+    let ours = ledger.as_ref().ok().and_then(Option::as_ref).filter(|ledger| ledger.owner == owner).cloned();
+    let due = match &ours {
+        Some(ledger) => what_is_due(&steward, ledger, &owner).await.map(Some),
+        None => Ok(None),
+    };
+    let order = read_order(&steward, &owner, id).await;
+    let drawn = object.status.as_ref().is_some_and(|status| status.incarnation.is_some());
+    let disks = if drawn || ours.is_some() { managed_disks(context, &site, &object, &owner, ours.as_ref()).await } else { Ok(Vec::new()) };
+    let cleaning = object.metadata.deletion_timestamp.is_some() || object.spec.replication == Replication::Stopped;
+    let left = if cleaning { count_blobs(&steward, id).await } else { Ok(0) };
+    let slots = slots(context, &appliance, &all, &name);
+    let mut cycles = Vec::new();
+    for cycle in own {
+        cycles.push(look_at_cycle(&steward, cycle, ours.as_ref()).await);
+    }
+    Ok(Observed {
+        now: context.clock.now(),
+        object: Arc::new(object),
+        owner,
+        site: stage,
+        source,
+        ledger,
+        disks,
+        due,
+        order,
+        cycles,
+        gateways,
+        slots,
+        blobs: left,
+    })
+}
+
+fn stage(appliance: Option<&Appliance>, site: Option<&Site>) -> Stage {
+    let Some(appliance) = appliance else { return Stage::Missing };
+    let Some(site) = site else { return Stage::Unbuilt(Trouble::new(Reason::NotChecked, "it is looked at first")) };
+    if let Err(trouble) = site.steward() {
+        return Stage::Unbuilt(trouble);
+    }
+    let conditions = appliance.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    match conditions::get(conditions, ConditionType::Ready) {
+        Some(_) if conditions::is(conditions, ConditionType::Ready, Status::True) => Stage::Ready,
+        Some(condition) => Stage::NotReady(condition.message.clone()),
+        None => Stage::NotReady("it was not looked at yet".to_owned()),
+    }
+}
+
+/// The gateways of an appliance, and how many cycles each has.
+async fn gateways(context: &Context, namespace: &str, appliance: &str, cycles: &[ReplicationCycle]) -> Result<Vec<Gateway>, Trouble> {
+    let labels = format!("{}={appliance},{}={}", names::APPLIANCE_LABEL, names::COMPONENT_LABEL, Component::Gateway.word());
+    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace).list(&ListParams::default().labels(&labels)).await?;
+    Ok(pods.items.iter().map(|pod| gateway(pod, cycles)).collect())
+}
+
+fn gateway(pod: &Pod, cycles: &[ReplicationCycle]) -> Gateway {
+    let name = pod.name_any();
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    // One that is told to stop takes nothing new.
+    let is_ready = ready.is_some_and(|condition| condition.status == "True") && pod.metadata.deletion_timestamp.is_none();
+    let since = ready.and_then(|condition| condition.last_transition_time.clone()).or_else(|| pod.metadata.creation_timestamp.clone());
+    let cycles = cycles.iter().filter(|cycle| cycle.spec.worker.as_deref() == Some(&name) && takes_slots(cycle)).count();
+    Gateway { name, ready: is_ready, since: since.map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0), cycles }
+}
+
+/// Who has slots of an appliance, and who waits for some.
+#[must_use]
+pub fn slots(context: &Context, appliance: &Appliance, cycles: &[ReplicationCycle], me: &str) -> Slots {
+    let mut held: BTreeMap<&str, usize> = BTreeMap::new();
+    for cycle in cycles.iter().filter(|cycle| takes_slots(cycle)) {
+        *held.entry(&cycle.spec.vm_ref.name).or_default() += cycle.spec.disks.len();
+    }
+    let namespace = appliance.namespace();
+    let waits = |vm: &&Arc<ReplicatedVM>| {
+        let full = vm
+            .status
+            .as_ref()
+            .and_then(|status| status.waiting_for.as_ref())
+            .is_some_and(|wait| wait.reason == Reason::ApplianceFull.as_str());
+        full && vm.namespace() == namespace && vm.spec.appliance_ref.name == appliance.name_any() && vm.name_any() != me
+    };
+    let vms = context.all_vms();
+    let waiting = vms.iter().filter(waits).filter(|vm| !held.contains_key(vm.name_any().as_str())).map(|vm| candidate(vm)).collect();
+    let holders = held.into_iter().map(|(vm, disks)| Holder { vm: vm.to_owned(), disks }).collect();
+    Slots { holders, waiting, total: usize::try_from(appliance.spec.limits.parallel_disks).unwrap_or(1) }
+}
+
+fn candidate(vm: &ReplicatedVM) -> Candidate {
+    let status = vm.status.clone().unwrap_or_default();
+    let disks = status.disks.iter().filter(|disk| !disk.excluded).count();
+    let history = (status.last_cycle, status.failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default());
+    let since =
+        decide::due_by(&vm.spec, vm.metadata.uid.as_deref(), status.last_sync_now.as_ref(), status.recovery_point.is_some(), &history);
+    Candidate { vm: vm.name_any(), disks, since }
+}
+
+async fn look_at_source(
+    context: &Context,
+    site: &Site,
+    appliance: &Appliance,
+    object: &ReplicatedVM,
+    owner: &Owner,
+) -> Result<Source, Trouble> {
+    let vcenter = site.vcenter.as_ref().map_err(Clone::clone)?;
+    let inventory = vcenter.inventory.borrow().clone();
+    if !inventory.complete() {
+        return Err(match &inventory.trouble {
+            Some(verdict) => verdict.clone().into(),
+            None => Trouble { again: Some(decide::SOON), ..Trouble::new(Reason::NotChecked, "vCenter's inventory is being read") },
+        });
+    }
+    let identity = appliance.status.as_ref().and_then(|status| status.vcenter.as_ref());
+    let vcenter_uuid = identity.and_then(|identity| Uuid::parse_str(&identity.instance_uuid).ok());
+    let vcenter_uuid = vcenter_uuid.ok_or_else(|| Trouble::new(Reason::NotChecked, "it is not known yet which vCenter it is"))?;
+    let known = known_id(object);
+    let selector = &object.spec.vm;
+    let at_path = match &selector.inventory_path {
+        Some(path) if known.is_none() => vcenter.client.find_by_path(path).await?,
+        _ => None,
+    };
+    let found = source::find(&inventory, selector, Known { uuid: known.map(|id| id.instance), at_path: at_path.as_ref() });
+    let (reference, vm) = found?;
+    let uuid = vm.instance_uuid.ok_or_else(|| Trouble::new(Reason::VmInaccessible, "vCenter tells no instance UUID of the VM"))?;
+    let id = VmId { vcenter: vcenter_uuid, instance: uuid };
+    taken(context, object, id)?;
+    let asked = Asked { spec: &object.spec, appliance: &site.spec, owner, id };
+    Ok(source::facts(&inventory, reference, vm, &asked, known_disks(object)))
+}
+
+/// An error where another object replicates the VM already.
+fn taken(context: &Context, object: &ReplicatedVM, id: VmId) -> Result<(), Trouble> {
+    let me = (object.metadata.creation_timestamp.clone().map(|time| time.0), object.namespace(), object.name_any());
+    let other = context.all_vms().into_iter().find(|other| {
+        let it = (other.metadata.creation_timestamp.clone().map(|time| time.0), other.namespace(), other.name_any());
+        // Of two that were made in one second the name decides: not both give way.
+        other.metadata.uid != object.metadata.uid && known_id(other) == Some(id) && it < me
+    });
+    match other {
+        Some(other) => {
+            let name = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
+            Err(Trouble::new(Reason::VmTaken, format!("{name} replicates this VM already: delete one of the two")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn known_id(object: &ReplicatedVM) -> Option<VmId> {
+    let vm = object.status.as_ref()?.vm.as_ref()?;
+    Some(VmId { vcenter: Uuid::parse_str(&vm.vcenter_uuid).ok()?, instance: Uuid::parse_str(&vm.instance_uuid).ok()? })
+}
+
+fn known_disks(object: &ReplicatedVM) -> Vec<KnownDisk> {
+    let disks = object.status.as_ref().map(|status| status.disks.as_slice()).unwrap_or_default();
+    let seeded = disks.iter().filter(|disk| disk.seed_disk.is_some());
+    let known = |disk: &crds::replicated_vm::DiskStatus| {
+        let capacity = u64::try_from(disk.seed_disk.as_ref()?.capacity_bytes).ok()?;
+        Some(KnownDisk { key: u32::try_from(disk.key).ok()?, identity: disk.uuid.clone(), capacity })
+    };
+    seeded.filter_map(known).collect()
+}
+
+async fn read_ledger(steward: &Steward, id: VmId) -> Result<Option<Ledger>, Trouble> {
+    Ok(document::read::<Ledger>(steward.store.as_ref(), &steward.keys, &blobs::ledger(id)).await?.map(|(ledger, _)| ledger))
+}
+
+async fn what_is_due(steward: &Steward, ledger: &Ledger, owner: &Owner) -> Result<Due, Trouble> {
+    let warn = |warning: String| tracing::warn!(warning, "the log");
+    match steward.due(ledger, owner, false, warn).await {
+        // The log of the cycle that was begun can't become whole any more: a new one covers its ground.
+        Err(LogError::Missing(name) | LogError::Damaged { name, .. }) if name == blobs::manifest(ledger.cycle(ledger.begun)) => {
+            Ok(steward.due(ledger, owner, true, warn).await?)
+        }
+        result => Ok(result?),
+    }
+}
+
+async fn read_order(steward: &Steward, owner: &Owner, id: VmId) -> Result<Option<OrderSeen>, Trouble> {
+    match document::read::<Order>(steward.store.as_ref(), &steward.keys, &blobs::order(owner, id)).await {
+        Ok(found) => Ok(found.map(|(order, _)| OrderSeen {
+            of: order.of,
+            seeds: order.seeds.into_iter().map(|(disk, seed)| (disk, seed.unique_id)).collect(),
+        })),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn count_blobs(steward: &Steward, id: VmId) -> Result<usize, Trouble> {
+    let all = steward.store.list(&blobs::vm(id)).await?;
+    Ok(all.iter().filter(|blob| blob.name != blobs::ledger(id)).count())
+}
+
+/// Ours in the resource group, and those that the ledger names, wherever they are.
+async fn managed_disks(
+    context: &Context,
+    site: &Site,
+    object: &ReplicatedVM,
+    owner: &Owner,
+    ledger: Option<&Ledger>,
+) -> Result<Vec<Disk>, Trouble> {
+    let target = site.target.as_ref().map_err(Clone::clone)?;
+    let group = group(site, object);
+    let listed = context.disks.list(context, &target.arm, &site.spec.azure.subscription_id, &group).await?;
+    let named: Vec<ResourceId> =
+        ledger.iter().flat_map(|ledger| ledger.seeds.values()).filter_map(|seed| ResourceId::parse(&seed.id).ok()).collect();
+    let mut disks: Vec<Disk> = listed.iter().filter(|disk| Which::of(owner, disk).is_some() || named.contains(&disk.id)).cloned().collect();
+    for id in named {
+        if !disks.iter().any(|disk| disk.id == id) {
+            disks.extend(target.arm.disk(&id).await?);
+        }
+    }
+    Ok(disks)
+}
+
+/// The resource group of seed disks that are made now.
+#[must_use]
+pub fn group(site: &Site, object: &ReplicatedVM) -> String {
+    object.spec.target.resource_group.clone().unwrap_or_else(|| site.spec.azure.resource_group.clone())
+}
+
+async fn look_at_cycle(steward: &Steward, cycle: ReplicationCycle, ledger: Option<&Ledger>) -> CycleSeen {
+    let mut seen = CycleSeen { object: Arc::new(cycle), state: None, readable: true, proof: None };
+    let Some(of) = mirror::id(&seen.object).filter(|_| decide::is_held(&seen)) else { return seen };
+    let (store, keys) = (steward.store.as_ref(), &steward.keys);
+    match document::read::<State>(store, keys, &blobs::state(of)).await {
+        Ok(state) => seen.state = state.map(|(state, _)| state),
+        // A state that can't be read is one that is gone.
+        Err(LogError::Damaged { name, what }) => tracing::warn!(name, what, "a cycle's state"),
+        Err(error) => {
+            tracing::debug!(%error, "a cycle's state");
+            seen.readable = false;
+        }
+    }
+    let clean =
+        ledger.is_some_and(|ledger| ledger.is_clean() && ledger.recovery_point.as_ref().is_some_and(|point| point.cycle == of.cycle));
+    let told = seen.object.status.as_ref().and_then(|status| status.target.as_ref()).is_some_and(|target| !target.disks.is_empty());
+    if clean && !told {
+        // Figures for people: a cycle without them is no less applied.
+        let manifest = document::read::<Manifest>(store, keys, &blobs::manifest(of)).await.ok().flatten();
+        let receipt = document::read::<Receipt>(store, keys, &blobs::receipt(of)).await.ok().flatten();
+        seen.proof = manifest.zip(receipt).map(|((manifest, _), (receipt, _))| Arc::new((manifest, receipt)));
+    }
+    seen
+}

@@ -1,0 +1,234 @@
+//! The VM of a ReplicatedVM: which one is meant, and what vCenter tells of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use blocklog::ids::{DiskKey, Owner, VmId};
+use crds::{
+    ApplianceSpec, ReplicatedVMSpec,
+    concerns::{ConcernId, Severity},
+    reasons::Reason,
+    replicated_vm::{ChangeTracking, Concern, Quiesce, VmSelector},
+};
+use uuid::Uuid;
+use vsphere::{
+    MoRef,
+    collector::Inventory,
+    model::vm::{Power, Vm},
+    preflight::{self, Around, KnownDisk},
+    snapshot::Owning,
+};
+
+use super::model::{Source, SourceDisk};
+use crate::trouble::Trouble;
+
+/// What is known of a VM beside the inventory.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// Its instance UUID, once it was found.
+    pub uuid: Option<Uuid>,
+    /// What lies at the selector's path, where that was asked.
+    pub at_path: Option<&'a MoRef>,
+}
+
+/// The VM that is meant: by the selector first, and by its instance UUID ever after.
+///
+/// # Errors
+/// Why there is none.
+pub fn find<'i>(inventory: &'i Inventory, selector: &VmSelector, known: Known<'_>) -> Result<(&'i MoRef, &'i Vm), Trouble> {
+    let not_found = |what: String| {
+        Trouble::new(Reason::VmNotFound, format!("vCenter has no VM {what}, or its user may not see it. What was replicated is kept"))
+    };
+    let selected = by_selector(inventory, selector, known.at_path);
+    let Some(uuid) = known.uuid else {
+        return match selected?.as_slice() {
+            [] => Err(not_found(word(selector))),
+            [one] => Ok(*one),
+            several => {
+                let ids: Vec<&str> = several.iter().map(|(reference, _)| reference.id()).collect();
+                Err(Trouble::new(Reason::VmAmbiguous, format!("{} is more than one VM: {}", word(selector), ids.join(", "))))
+            }
+        };
+    };
+    if let Some((reference, vm)) = inventory.by_instance(uuid) {
+        return Ok((reference, vm));
+    }
+    match selected?.first() {
+        Some((reference, vm)) => Err(Trouble::new(
+            Reason::VmReplaced,
+            format!(
+                "{} is {} now, with the instance UUID {}: the VM that was replicated, {uuid}, is gone. Its replica is kept; for the other \
+                 VM create another ReplicatedVM",
+                word(selector),
+                reference.id(),
+                vm.instance_uuid.map_or_else(|| "unknown".to_owned(), |uuid| uuid.to_string())
+            ),
+        )),
+        None => Err(not_found(format!("with the instance UUID {uuid}"))),
+    }
+}
+
+fn by_selector<'i>(inventory: &'i Inventory, selector: &VmSelector, at_path: Option<&MoRef>) -> Result<Vec<(&'i MoRef, &'i Vm)>, Trouble> {
+    let one =
+        |reference: &MoRef| inventory.vms.get_key_value(reference).map(|(reference, vm)| (reference, vm.as_ref())).into_iter().collect();
+    Ok(if let Some(id) = &selector.mo_ref {
+        one(&MoRef::vm(id.clone()))
+    } else if let Some(text) = &selector.instance_uuid {
+        let uuid = Uuid::parse_str(text).map_err(|_| Trouble::new(Reason::VmNotFound, format!("{text} is no UUID")))?;
+        let all: Vec<_> = inventory.vms.iter().filter(|(_, vm)| vm.instance_uuid == Some(uuid)).map(|(r, vm)| (r, vm.as_ref())).collect();
+        // Templates and their copies may share it; of those that are VMs there has to be one.
+        let vms: Vec<_> = all.iter().copied().filter(|(_, vm)| !vm.template).collect();
+        if vms.is_empty() { all } else { vms }
+    } else {
+        at_path.map(one).unwrap_or_default()
+    })
+}
+
+fn word(selector: &VmSelector) -> String {
+    selector.mo_ref.as_ref().or(selector.instance_uuid.as_ref()).or(selector.inventory_path.as_ref()).cloned().unwrap_or_default()
+}
+
+/// What is asked for, and what was known before.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// What the user asks for.
+    pub spec: &'a ReplicatedVMSpec,
+    /// The appliance's spec.
+    pub appliance: &'a ApplianceSpec,
+    /// Who we are.
+    pub owner: &'a Owner,
+    /// Which VM it is.
+    pub id: VmId,
+}
+
+/// What vCenter tells of the VM.
+#[must_use]
+pub fn facts(inventory: &Inventory, reference: &MoRef, vm: &Vm, asked: &Asked<'_>, known: Vec<KnownDisk>) -> Source {
+    let owning = Owning { owner: asked.owner.clone(), vm: asked.id };
+    let own: Vec<_> = vm.snapshots.nodes.iter().filter_map(|node| Some((node, owning.owns(node)?))).collect();
+    let excluded: BTreeSet<u32> = asked.spec.disks.exclude.iter().filter_map(|key| u32::try_from(*key).ok()).collect();
+    let host = vm.host.as_ref().and_then(|host| inventory.hosts.get(host));
+    let datastores: BTreeMap<_, _> =
+        inventory.datastores.iter().map(|(reference, one)| (reference.clone(), one.as_ref().clone())).collect();
+    let may_switch = asked.spec.change_tracking == ChangeTracking::Enable;
+    let around = Around {
+        host: host.map(AsRef::as_ref),
+        datastores: Some(&datastores),
+        excluded: excluded.clone(),
+        own: own.iter().map(|(node, _)| node.snapshot.clone()).collect(),
+        known,
+        free_percent: u64::try_from(asked.appliance.limits.datastore_free_percent).unwrap_or_default(),
+        quiesce_required: asked.spec.snapshot.quiesce == Quiesce::Require,
+        may_switch_tracking: may_switch,
+    };
+    let found = preflight::preflight(vm, &around);
+    let busy = found.iter().find_map(|concern| Some(Trouble::new(waits(concern.id)?, format!("{}. {}", concern.message, concern.remedy))));
+    let blocked = found.iter().any(|concern| matches!(concern.id, "HardwareTooOld" | "CbtUnsupported" | "CbtNeedsNoSnapshots"));
+    let mut concerns: Vec<Concern> = found.iter().map(|concern| translated(concern, asked.spec)).collect();
+    concerns.extend(of_target(vm, asked.spec, &excluded));
+    Source {
+        id: asked.id,
+        mo_ref: reference.id().to_owned(),
+        name: vm.name.clone(),
+        host: host.map(|host| host.name.clone()),
+        power: match vm.power {
+            Power::On => Some("PoweredOn"),
+            Power::Off => Some("PoweredOff"),
+            Power::Suspended => Some("Suspended"),
+            Power::Unknown => None,
+        },
+        disks: vm
+            .disks()
+            .iter()
+            .map(|disk| SourceDisk {
+                key: DiskKey(disk.key),
+                uuid: disk.identity().map(str::to_owned),
+                label: disk.label.clone(),
+                capacity: disk.capacity,
+                excluded: excluded.contains(&disk.key),
+            })
+            .collect(),
+        concerns,
+        // What was heard last may not be so any more.
+        busy: inventory.trouble.clone().map(Trouble::from).or(busy),
+        tracking_off: !vm.tracking && may_switch && !blocked,
+        snapshots: own.into_iter().map(|(node, mark)| (mark.of.cycle, node.name.clone())).collect(),
+    }
+}
+
+/// What a new cycle waits for: it passes by itself, or by a person, and is no property of the VM.
+fn waits(id: &str) -> Option<Reason> {
+    Some(match id {
+        "VmInaccessible" => Reason::VmInaccessible,
+        "HostUnavailable" | "DatastoreUnavailable" => Reason::HostUnavailable,
+        "DatastoreLow" => Reason::DatastoreFull,
+        "Question" => Reason::VmQuestion,
+        "MethodDisabled" => Reason::SourceBusy,
+        _ => return None,
+    })
+}
+
+/// The API's word for a concern of vCenter's; one that it does not know keeps its own.
+fn concern_id(id: &str) -> &str {
+    match id {
+        "RdmPhysical" => ConcernId::RawDeviceMapping.as_str(),
+        "RawDisk" | "BackingUnsupported" | "NonPersistentDisk" => ConcernId::DiskBackingUnsupported.as_str(),
+        "MultiWriter" | "SharedBus" => ConcernId::SharedDisk.as_str(),
+        "EncryptedDisk" => ConcernId::Encrypted.as_str(),
+        "FaultTolerance" => ConcernId::FaultTolerant.as_str(),
+        "HardwareTooOld" | "CbtUnsupported" => ConcernId::ChangeTrackingUnsupported.as_str(),
+        "CbtOff" => ConcernId::ChangeTrackingOff.as_str(),
+        "CbtNeedsNoSnapshots" => ConcernId::ChangeTrackingBlocked.as_str(),
+        "HostLosesChanges" => ConcernId::HostUnreliable.as_str(),
+        "ChainTooLong" => ConcernId::SnapshotChainLong.as_str(),
+        other => other,
+    }
+}
+
+fn translated(concern: &preflight::Concern, spec: &ReplicatedVMSpec) -> Concern {
+    let id = concern_id(concern.id);
+    let severity = match (concern.severity, concern.acceptable) {
+        (preflight::Severity::Critical, false) => Severity::Critical,
+        (preflight::Severity::Critical, true) => Severity::Warning,
+        (preflight::Severity::Warning | preflight::Severity::Info, _) => Severity::Information,
+    };
+    let accepted = severity == Severity::Warning && spec.accept_concerns.iter().any(|accepted| accepted == id);
+    Concern {
+        id: id.to_owned(),
+        severity,
+        disk: concern.disk.map(i64::from),
+        message: concern.message.clone(),
+        remedy: concern.remedy.clone(),
+        accepted,
+    }
+}
+
+/// What the target has against it.
+fn of_target(vm: &Vm, spec: &ReplicatedVMSpec, excluded: &BTreeSet<u32>) -> Vec<Concern> {
+    let concern = |id: ConcernId, disk: u32, message: String, remedy: &str| Concern {
+        id: id.into(),
+        severity: id.severity(),
+        disk: Some(i64::from(disk)),
+        message,
+        remedy: remedy.to_owned(),
+        accepted: false,
+    };
+    let large = vm.disks().iter().filter(|disk| !excluded.contains(&disk.key) && disk.capacity > azure::disks::MOST);
+    let large = large.map(|disk| {
+        concern(
+            ConcernId::DiskTooLarge,
+            disk.key,
+            format!("{} is larger than a managed disk can be", disk.label),
+            "Exclude it, or split it",
+        )
+    });
+    let named = spec.disks.exclude.iter().chain(spec.disks.overrides.iter().map(|one| &one.key)).filter_map(|key| u32::try_from(*key).ok());
+    let unknown = named.filter(|key| vm.devices.is_some() && !vm.disks().iter().any(|disk| disk.key == *key));
+    let unknown = unknown.map(|key| {
+        concern(ConcernId::DiskUnknown, key, format!("the VM has no disk with the key {key}"), "Take it out of disks, or correct it")
+    });
+    large.chain(unknown).collect()
+}
+
+#[cfg(test)]
+#[path = "source/tests.rs"]
+mod tests;

@@ -1,0 +1,201 @@
+//! What is said about a ReplicatedVM.
+
+use crds::{
+    ReplicatedVMStatus,
+    conditions::{self, ConditionType as C, Finding, Kind, Status},
+    reasons::Reason,
+    replicated_vm::{Baseline, DiskStatus, Phase, Progress, RecoveryPoint, Replication, SeedDisk, VmIdentity},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::{
+    decide::{Pass, SYNC_NOW},
+    model::{Decision, Observed, Source, Step},
+};
+use crate::cycle::mirror::{bytes, seconds};
+
+/// The causes of `Ready`, in the order in which they are told.
+const CAUSES: [C; 5] = [C::SourceFound, C::LedgerOwned, C::PreflightPassed, C::SeedsReady, C::Replicating];
+
+/// The status to write.
+#[must_use]
+pub fn status(pass: &Pass<'_>, decision: &Decision) -> ReplicatedVMStatus {
+    let seen = pass.seen;
+    let old = seen.object.status.clone().unwrap_or_default();
+    let ledger = seen.ours();
+    let source = seen.source.as_ref().ok();
+    let forgets = decision.step == Step::Forget;
+    let (last_cycle, failures) = decision.history.clone();
+    let current = pass.open().map(|(cycle, mirrored)| (cycle, mirrored, cycle.object.metadata.name.clone())).last();
+    let running = current.as_ref().filter(|(_, mirrored, _)| !mirrored.over);
+    let progress: Option<Progress> = running.and_then(|(_, mirrored, _)| mirrored.status.source.as_ref()?.progress.clone());
+    let mut status = ReplicatedVMStatus {
+        observed_generation: seen.object.metadata.generation,
+        phase: None,
+        conditions: conditions(seen, &old, decision),
+        concerns: source.map_or_else(|| old.concerns.clone(), |source| source.concerns.clone()),
+        vm: source.map(identity).or_else(|| old.vm.clone()),
+        incarnation: ledger.map(|ledger| ledger.incarnation.0.to_string()).or_else(|| old.incarnation.clone()),
+        disks: disks(seen, &old),
+        recovery_point: match (&seen.ledger, ledger) {
+            // What can't be read says nothing: the last recovery point is still there.
+            (Err(_), _) => old.recovery_point.clone(),
+            (Ok(_), Some(ledger)) => ledger.recovery_point.as_ref().map(|point| RecoveryPoint {
+                time: seconds(point.time),
+                cycle: bytes(point.cycle.0),
+                disks: point.disks.iter().map(|disk| i64::from(disk.0)).collect(),
+            }),
+            (Ok(_), None) => old.recovery_point.clone(),
+        },
+        last_cycle,
+        current_cycle: current.filter(|(_, mirrored, _)| !(mirrored.over && mirrored.released)).and_then(|(_, _, name)| name),
+        next_cycle_time: decision.next_cycle.map(seconds),
+        waiting_for: decision.waiting.clone(),
+        progress,
+        last_sync_now: ledger.and_then(|ledger| ledger.tokens.get(SYNC_NOW).cloned()).or_else(|| old.last_sync_now.clone()),
+        failures: (failures > 0).then(|| i32::try_from(failures).unwrap_or(i32::MAX)),
+    };
+    if forgets {
+        status = ReplicatedVMStatus {
+            incarnation: None,
+            recovery_point: None,
+            last_cycle: None,
+            current_cycle: None,
+            progress: None,
+            failures: None,
+            disks: status.disks.into_iter().map(|disk| DiskStatus { baseline: None, seed_disk: None, ..disk }).collect(),
+            ..status
+        };
+    }
+    status.phase = Some(phase(seen, &status, ledger.is_some_and(|ledger| ledger.recovery_point.is_some()), current_runs(pass)));
+    status
+}
+
+fn current_runs(pass: &Pass<'_>) -> bool {
+    pass.open().any(|(_, mirrored)| !mirrored.over)
+}
+
+fn phase(seen: &Observed, status: &ReplicatedVMStatus, replica: bool, runs: bool) -> Phase {
+    if seen.object.spec.replication == Replication::Stopped && !runs {
+        Phase::NotApplicable
+    } else if replica || status.recovery_point.is_some() {
+        Phase::TestMigrationPending
+    } else if runs {
+        Phase::InitialReplication
+    } else {
+        Phase::InitialReplicationQueued
+    }
+}
+
+/// Those that were found out now, and those that were not looked at as they were.
+fn conditions(seen: &Observed, old: &ReplicatedVMStatus, decision: &Decision) -> Vec<Condition> {
+    let generation = seen.object.metadata.generation;
+    let mut findings = decision.findings.clone();
+    for of in Kind::ReplicatedVm.conditions().iter().filter(|of| **of != C::Ready) {
+        if findings.iter().any(|finding| finding.of == *of) {
+            continue;
+        }
+        match conditions::get(&old.conditions, *of) {
+            // Only of an object that is cleaned up, or was.
+            _ if *of == C::CleanedUp => {}
+            Some(condition) => findings.extend(kept(*of, condition)),
+            None if CAUSES.contains(of) => findings.push(Finding::open(*of, Reason::NotChecked, "")),
+            None => {}
+        }
+    }
+    findings.extend(quiesced(seen));
+    findings.push(ready(&findings));
+    conditions::merge(&old.conditions, &findings, generation, seen.now)
+}
+
+fn kept(of: C, condition: &Condition) -> Option<Finding> {
+    let status = match condition.status.as_str() {
+        "True" => Status::True,
+        "False" => Status::False,
+        _ => Status::Unknown,
+    };
+    Some(Finding { of, status, reason: Reason::from_word(&condition.reason)?, message: condition.message.clone() })
+}
+
+/// `Ready` repeats the first cause that does not hold.
+fn ready(findings: &[Finding]) -> Finding {
+    let last = |of: &C| findings.iter().rev().find(|finding| finding.of == *of);
+    // What was found to be wrong comes before what is not known yet.
+    let wrong = CAUSES.iter().filter_map(last).find(|finding| finding.status == Status::False);
+    let open = || CAUSES.iter().filter_map(last).find(|finding| finding.status == Status::Unknown);
+    match wrong.or_else(open) {
+        Some(finding) => Finding { of: C::Ready, ..finding.clone() },
+        None => {
+            Finding::holds(C::Ready, Reason::AsExpected, last(&C::Replicating).map(|finding| finding.message.clone()).unwrap_or_default())
+        }
+    }
+}
+
+/// Of the last snapshot that a gateway took, where it was to be quiesced.
+fn quiesced(seen: &Observed) -> Option<Finding> {
+    use crds::replicated_vm::Quiesce;
+    let last = seen.cycles.iter().rev().find_map(|cycle| {
+        let snapshot = cycle.object.status.as_ref()?.source.as_ref()?.snapshot.as_ref()?;
+        Some((cycle, snapshot.quiesced?))
+    })?;
+    let name = last.0.object.metadata.name.clone().unwrap_or_default();
+    Some(match (last.0.object.spec.quiesce, last.1) {
+        (Quiesce::Never, _) => Finding::open(C::Quiesced, Reason::NotAskedFor, "snapshot.quiesce is Never"),
+        (_, true) => Finding::holds(C::Quiesced, Reason::AsExpected, format!("the snapshot of {name} was quiesced")),
+        (_, false) => Finding::fails(
+            C::Quiesced,
+            Reason::QuiesceFailed,
+            format!("the snapshot of {name} could not be quiesced: it is as after a power cut"),
+        ),
+    })
+}
+
+fn identity(source: &Source) -> VmIdentity {
+    VmIdentity {
+        name: source.name.clone(),
+        vcenter_uuid: source.id.vcenter.to_string(),
+        instance_uuid: source.id.instance.to_string(),
+        mo_ref: source.mo_ref.clone(),
+        host: source.host.clone(),
+        power_state: source.power.map(str::to_owned),
+    }
+}
+
+fn disks(seen: &Observed, old: &ReplicatedVMStatus) -> Vec<DiskStatus> {
+    let mut disks: Vec<DiskStatus> = match &seen.source {
+        Ok(source) => source
+            .disks
+            .iter()
+            .map(|disk| DiskStatus {
+                key: i64::from(disk.key.0),
+                uuid: disk.uuid.clone(),
+                label: Some(disk.label.clone()).filter(|label| !label.is_empty()),
+                capacity_bytes: bytes(disk.capacity),
+                excluded: disk.excluded,
+                baseline: None,
+                seed_disk: None,
+            })
+            .collect(),
+        Err(_) => old.disks.clone(),
+    };
+    let Some(ledger) = seen.ours() else { return disks };
+    let cycle = ledger.recovery_point.as_ref().map_or(1, |point| bytes(point.cycle.0).max(1));
+    for disk in &mut disks {
+        let Ok(key) = u32::try_from(disk.key).map(blocklog::ids::DiskKey) else { continue };
+        disk.baseline = ledger.baseline.get(&key).map(|change_id| Baseline {
+            // What stands behind the bar is the gateway's own.
+            change_id: change_id.0.split('|').next().unwrap_or_default().to_owned(),
+            cycle,
+        });
+        disk.seed_disk = ledger.seeds.get(&key).map(|seed| SeedDisk {
+            id: seed.id.clone(),
+            unique_id: seed.unique_id.clone(),
+            capacity_bytes: bytes(seed.capacity),
+        });
+    }
+    disks
+}
+
+#[cfg(test)]
+#[path = "status/tests.rs"]
+mod tests;

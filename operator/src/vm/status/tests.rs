@@ -1,0 +1,83 @@
+use crds::replicated_vm::Replication as R;
+
+use super::*;
+use crate::{
+    trouble::Trouble,
+    vm::{
+        decide::decide,
+        test_support::{at, begin, clean, fresh, ledger, seeded, spec, transferring},
+    },
+};
+
+fn said(seen: &Observed) -> ReplicatedVMStatus {
+    status(&Pass::new(seen), &decide(seen))
+}
+
+fn condition(status: &ReplicatedVMStatus, of: C) -> (String, String) {
+    let found = conditions::get(&status.conditions, of).unwrap_or_else(|| panic!("{of}"));
+    (found.status.clone(), found.reason.clone())
+}
+
+#[test]
+fn phases_are_azure_migrates_words() {
+    assert_eq!(said(&fresh()).phase, Some(Phase::InitialReplicationQueued));
+    assert_eq!(said(&transferring(seeded(), 1)).phase, Some(Phase::InitialReplication));
+    assert_eq!(said(&clean(1)).phase, Some(Phase::TestMigrationPending));
+    let mut stopped = fresh();
+    spec(&mut stopped).replication = R::Stopped;
+    assert_eq!(said(&stopped).phase, Some(Phase::NotApplicable));
+}
+
+#[test]
+fn a_replica_is_mirrored_from_its_ledger() {
+    let status = said(&clean(3));
+    assert_eq!(status.recovery_point.as_ref().unwrap().cycle, 3);
+    let disk = &status.disks[0];
+    assert_eq!(disk.baseline.as_ref().unwrap().change_id, "52 de/3", "what stands behind the bar is the gateway's");
+    assert!(disk.seed_disk.as_ref().unwrap().id.contains("hawser-web-2000"));
+    let mut seen = clean(3);
+    ledger(&mut seen).tokens.insert(SYNC_NOW.into(), "today".into());
+    assert_eq!(said(&seen).last_sync_now.as_deref(), Some("today"));
+}
+
+#[test]
+fn ready_repeats_the_first_thing_that_is_wrong() {
+    assert_eq!(condition(&said(&transferring(clean(1), 2)), C::Ready), ("True".into(), "AsExpected".into()));
+    let mut seen = fresh();
+    seen.source = Err(Trouble::new(Reason::VmNotFound, "no such VM"));
+    let status = said(&seen);
+    assert_eq!(condition(&status, C::Ready), ("False".into(), "VmNotFound".into()));
+    assert_eq!(condition(&status, C::SeedsReady), ("Unknown".into(), "NotChecked".into()));
+}
+
+#[test]
+fn what_was_not_looked_at_stays_as_it_was_said() {
+    let mut seen = clean(1);
+    let before = said(&seen);
+    assert_eq!(condition(&before, C::SeedsReady), ("True".into(), "AsExpected".into()));
+    std::sync::Arc::make_mut(&mut seen.object).status = Some(before);
+    seen.ledger = Err(Trouble::new(Reason::LogStoreUnreachable, "away"));
+    let after = said(&seen);
+    assert_eq!(condition(&after, C::SeedsReady), ("True".into(), "AsExpected".into()));
+    assert_eq!(condition(&after, C::Ready), ("False".into(), "LogStoreUnreachable".into()));
+    assert_eq!(after.recovery_point.unwrap().cycle, 1, "a store that is away takes no recovery point with it");
+}
+
+#[test]
+fn a_recovery_point_that_is_no_more_is_not_told() {
+    let mut seen = clean(1);
+    std::sync::Arc::make_mut(&mut seen.object).status = Some(said(&seen.clone()));
+    begin(&mut seen, 2);
+    assert!(said(&seen).recovery_point.is_some(), "the ledger still names it: a dirty replica is its matter");
+    ledger(&mut seen).recovery_point = None;
+    assert!(said(&seen).recovery_point.is_none());
+}
+
+#[test]
+fn the_same_look_writes_nothing_twice() {
+    let mut seen = clean(1);
+    let once = said(&seen);
+    std::sync::Arc::make_mut(&mut seen.object).status = Some(once.clone());
+    seen.now = at(1);
+    assert_eq!(said(&seen), once);
+}

@@ -1,0 +1,342 @@
+//! A VM, its replica and its cycles, as values; and what each step would do to them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use azure::{
+    ResourceId,
+    disks::{Disk, DiskState, content},
+};
+use blocklog::{
+    cycle::{Phase, State},
+    ids::{ChangeId, Cycle, DiskKey, Incarnation, Owner, Turn, VmId},
+    ledger::{Begun, Ledger, RecoveryPoint, Seed},
+    steward::Due,
+};
+use crds::{
+    ReplicatedVM, ReplicationCycle,
+    conditions::{ConditionType, Finding, merge},
+    names,
+    reasons::Reason,
+    replication_cycle::{SnapshotState, SnapshotStatus, SourceStatus, TargetStatus},
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::model::{CycleSeen, Gateway, Observed, OrderSeen, Site, Slots, Source, SourceDisk, Step};
+use crate::{cycle::mirror, seeds::Which};
+
+pub(crate) const CAPACITY: u64 = 64 << 20;
+
+pub(crate) fn owner() -> Owner {
+    Owner { cluster: "prod".into(), object: "apps/web".into() }
+}
+
+pub(crate) fn vm_id() -> VmId {
+    VmId { vcenter: Uuid::from_u128(1), instance: Uuid::from_u128(2) }
+}
+
+pub(crate) fn incarnation() -> Incarnation {
+    Incarnation(Uuid::from_u128(0xABCD_0000_0000_4000_8000_0000_0000_0001))
+}
+
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+pub(crate) fn object(spec: Value) -> ReplicatedVM {
+    let mut all = json!({ "applianceRef": { "name": "onprem" }, "vm": { "moRef": "vm-1" } });
+    for (name, value) in spec.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    let mut object: ReplicatedVM = serde_json::from_value(json!({
+        "apiVersion": "hawser.dev/v1alpha1", "kind": "ReplicatedVM",
+        "metadata": { "name": "web", "namespace": "apps", "uid": "u-1", "generation": 1 }, "spec": all,
+    }))
+    .unwrap();
+    object.metadata.finalizers = Some(vec![names::CLEANUP_FINALIZER.to_owned()]);
+    object
+}
+
+pub(crate) fn seed_disk(key: u32, instance: u64) -> Disk {
+    let which = Which { incarnation: incarnation(), disk: DiskKey(key), instance };
+    Disk {
+        id: ResourceId::disk("s", "g", &which.name("web")),
+        unique_id: Uuid::from_u128(u128::from(key) * 1000 + u128::from(instance)).to_string(),
+        state: DiskState::ActiveUpload,
+        provisioned: true,
+        content: Some(content(CAPACITY)),
+        tags: which.tags(&owner(), &BTreeMap::new()),
+    }
+}
+
+pub(crate) fn seed(disk: &Disk) -> Seed {
+    Seed { id: disk.id.to_string(), unique_id: disk.unique_id.clone(), capacity: CAPACITY }
+}
+
+/// A world with one VM of two disks, of which nothing was made yet.
+pub(crate) fn fresh() -> Observed {
+    let disk = |key| SourceDisk { key: DiskKey(key), uuid: None, label: format!("Hard disk {key}"), capacity: CAPACITY, excluded: false };
+    Observed {
+        now: at(0),
+        object: Arc::new(object(json!({}))),
+        owner: owner(),
+        site: Site::Ready,
+        source: Ok(Source {
+            id: vm_id(),
+            mo_ref: "vm-1".into(),
+            name: "web".into(),
+            host: None,
+            power: Some("PoweredOn"),
+            disks: vec![disk(2000), disk(2001)],
+            concerns: Vec::new(),
+            busy: None,
+            tracking_off: false,
+            snapshots: BTreeMap::new(),
+        }),
+        ledger: Ok(None),
+        disks: Ok(Vec::new()),
+        due: Ok(None),
+        order: Ok(None),
+        cycles: Vec::new(),
+        gateways: vec![Gateway { name: "gw-1".into(), ready: true, since: at(-9999), cycles: 0 }],
+        slots: Slots { total: 10, ..Slots::default() },
+        blobs: Ok(0),
+    }
+}
+
+pub(crate) fn status(seen: &mut Observed) -> &mut crds::ReplicatedVMStatus {
+    Arc::make_mut(&mut seen.object).status.get_or_insert_default()
+}
+
+pub(crate) fn spec(seen: &mut Observed) -> &mut crds::ReplicatedVMSpec {
+    &mut Arc::make_mut(&mut seen.object).spec
+}
+
+/// The same with seeds and a ledger; no cycle has begun.
+pub(crate) fn seeded() -> Observed {
+    let mut seen = fresh();
+    let disks = vec![seed_disk(2000, 1), seed_disk(2001, 1)];
+    let seeds = disks.iter().zip([2000, 2001]).map(|(disk, key)| (DiskKey(key), seed(disk))).collect();
+    status(&mut seen).incarnation = Some(incarnation().0.to_string());
+    seen.ledger = Ok(Some(Ledger::new(vm_id(), owner(), incarnation(), 1 << 20, seeds)));
+    seen.disks = Ok(disks);
+    seen.due = Ok(Some(Due::New { above: Cycle(0) }));
+    seen
+}
+
+pub(crate) fn ledger(seen: &mut Observed) -> &mut Ledger {
+    seen.ledger.as_mut().unwrap().as_mut().unwrap()
+}
+
+/// The same with a clean replica, made by cycle `number`.
+pub(crate) fn clean(number: u64) -> Observed {
+    let mut seen = seeded();
+    make_clean(&mut seen, number);
+    seen
+}
+
+pub(crate) fn make_clean(seen: &mut Observed, number: u64) {
+    let ledger = ledger(seen);
+    ledger.begun = Cycle(number);
+    ledger.turn = Turn(number);
+    ledger.dirty.clear();
+    ledger.recovery_point = Some(RecoveryPoint { cycle: Cycle(number), time: at(-60), disks: vec![DiskKey(2000), DiskKey(2001)] });
+    for key in [2000, 2001] {
+        ledger.baseline.insert(DiskKey(key), ChangeId(format!("52 de/{number}|{{}}")));
+    }
+    seen.due = Ok(Some(Due::New { above: Cycle(number) }));
+}
+
+/// The state of a cycle as a gateway has left it.
+pub(crate) fn state(seen: &Observed, number: u64, phase: Phase) -> State {
+    let ledger = seen.ours().unwrap();
+    State { phase, ..State::new(ledger.cycle(Cycle(number)), owner(), ledger.turn) }
+}
+
+/// The object of a cycle.
+pub(crate) fn cycle_object(seen: &Observed, number: u64) -> ReplicationCycle {
+    let ledger = seen.ours().unwrap();
+    let mut object: ReplicationCycle = serde_json::from_value(json!({
+        "apiVersion": "hawser.dev/v1alpha1", "kind": "ReplicationCycle",
+        "metadata": { "name": format!("web-{number}"), "namespace": "apps", "generation": 1 },
+        "spec": {
+            "vmRef": { "name": "web" }, "applianceRef": { "name": "onprem" }, "cycle": number,
+            "incarnation": ledger.incarnation.0, "owner": { "cluster": "prod", "object": "apps/web" },
+            "vm": { "vcenterUuid": vm_id().vcenter, "instanceUuid": vm_id().instance, "moRef": "vm-1" },
+            "kind": if ledger.recovery_point.is_some() { "Delta" } else { "Initial" }, "basis": ledger.turn.0,
+            "disks": [{ "key": 2000, "capacityBytes": CAPACITY }, { "key": 2001, "capacityBytes": CAPACITY }],
+            "quiesce": "Never", "worker": "gw-1", "allotment": { "disks": 2 },
+        },
+    }))
+    .unwrap();
+    object.metadata.finalizers = Some(vec![names::SNAPSHOT_FINALIZER.to_owned()]);
+    object.metadata.creation_timestamp = Some(Time(at(-300)));
+    object
+}
+
+/// What a gateway says of a cycle.
+pub(crate) fn gateway_says(cycle: &mut ReplicationCycle, findings: &[Finding], snapshot: SnapshotState) {
+    let status = cycle.status.get_or_insert_default();
+    status.conditions = merge(&[], findings, Some(1), at(-100));
+    status.source = Some(SourceStatus {
+        started: Some(Time(at(-300))),
+        ended: Some(Time(at(-120))),
+        snapshot: Some(SnapshotStatus { state: snapshot, ..SnapshotStatus::default() }),
+        ..SourceStatus::default()
+    });
+}
+
+pub(crate) fn sent() -> Finding {
+    Finding::holds(ConditionType::Transferred, Reason::AsExpected, "")
+}
+
+pub(crate) fn released() -> Finding {
+    Finding::holds(ConditionType::SourceReleased, Reason::AsExpected, "")
+}
+
+pub(crate) fn put(seen: &mut Observed, cycle: ReplicationCycle, state: Option<State>) {
+    seen.cycles.push(CycleSeen { object: Arc::new(cycle), state, readable: true, proof: None });
+}
+
+/// A cycle that a gateway is at.
+pub(crate) fn transferring(mut seen: Observed, number: u64) -> Observed {
+    let state = state(&seen, number, Phase::Open);
+    let mut cycle = cycle_object(&seen, number);
+    gateway_says(&mut cycle, &[Finding::open(ConditionType::Transferred, Reason::Transferring, "")], SnapshotState::Taken);
+    put(&mut seen, cycle, Some(state.clone()));
+    seen.due = Ok(Some(Due::Resume(state)));
+    seen
+}
+
+/// A cycle whose log is complete.
+pub(crate) fn transferred(mut seen: Observed, number: u64) -> Observed {
+    let state = state(&seen, number, Phase::Sent);
+    let mut cycle = cycle_object(&seen, number);
+    gateway_says(&mut cycle, &[sent(), released()], SnapshotState::Released);
+    seen.due = Ok(Some(Due::Apply { of: state.of, begun: false }));
+    put(&mut seen, cycle, Some(state));
+    seen
+}
+
+/// What a step has done by the next look, as far as the decision can see it.
+pub(crate) fn done(mut seen: Observed, step: &Step) -> Observed {
+    match step {
+        Step::Hold => Arc::make_mut(&mut seen.object).metadata.finalizers = Some(vec![names::CLEANUP_FINALIZER.to_owned()]),
+        Step::DrawIncarnation => status(&mut seen).incarnation = Some(incarnation().0.to_string()),
+        Step::MakeDisks(disks) => {
+            let made = disks.iter().map(|new| seed_disk(new.which.disk.0, new.which.instance));
+            let mut all: Vec<Disk> = made.chain(seen.disks.unwrap()).collect();
+            all.dedup_by(|a, b| a.id == b.id);
+            seen.disks = Ok(all);
+        }
+        Step::CreateLedger(ready) => {
+            let seeds = ready
+                .iter()
+                .map(|new| (new.disk, Seed { id: new.id.to_string(), unique_id: new.unique_id.clone(), capacity: new.capacity }));
+            seen.ledger = Ok(Some(Ledger::new(vm_id(), owner(), incarnation(), 1 << 20, seeds.collect())));
+            seen.due = Ok(Some(Due::New { above: Cycle(0) }));
+        }
+        Step::Reseed(ready) => {
+            for new in ready {
+                let seed = Seed { id: new.id.to_string(), unique_id: new.unique_id.clone(), capacity: new.capacity };
+                let next = ledger(&mut seen).reseed(new.disk, seed);
+                seen.ledger = Ok(Some(next));
+            }
+        }
+        Step::Retire(disks) => {
+            for disk in disks {
+                let next = crate::seeds::retire(ledger(&mut seen), *disk);
+                seen.ledger = Ok(Some(next));
+            }
+        }
+        Step::SweepSeeds(ids) => seen.disks.as_mut().unwrap().retain(|disk| !ids.contains(&disk.id)),
+        Step::SwitchTracking => seen.source.as_mut().unwrap().tracking_off = false,
+        // The first half alone: a crash before the object was made.
+        Step::Claim(above) => seen.due = Ok(Some(Due::Resume(state(&seen, above.0 + 1, Phase::Open)))),
+        Step::MakeCycle { of, .. } => {
+            let (cycle, phase) =
+                (cycle_object(&seen, of.cycle.0), if matches!(seen.due, Ok(Some(Due::Apply { .. }))) { Phase::Sent } else { Phase::Open });
+            let state = state(&seen, of.cycle.0, phase);
+            put(&mut seen, cycle, Some(state));
+        }
+        Step::Assign { cycle, worker } => edit(&mut seen, cycle, |cycle| cycle.spec.worker = Some(worker.clone())),
+        Step::Cancel(cycles) => {
+            for name in cycles {
+                edit(&mut seen, name, |cycle| cycle.spec.cancel = Some(crds::replication_cycle::Cancel { reason: "Stopped".into() }));
+            }
+        }
+        Step::WriteOrder(of) => {
+            let seeds = ledger(&mut seen).seeds.iter().map(|(disk, seed)| (*disk, seed.unique_id.clone())).collect();
+            seen.order = Ok(Some(OrderSeen { of: *of, seeds }));
+            let now = seen.now;
+            for cycle in seen.cycles.iter_mut().filter(|cycle| mirror::id(&cycle.object) == Some(*of)) {
+                let status = Arc::make_mut(&mut cycle.object).status.get_or_insert_default();
+                status.target = Some(TargetStatus { ordered: Some(Time(now)), ..status.target.clone().unwrap_or_default() });
+            }
+        }
+        Step::DropOrder => seen.order = Ok(None),
+        Step::Close { cycle, order } => {
+            if *order {
+                seen.order = Ok(None);
+            }
+            edit(&mut seen, cycle, |cycle| cycle.metadata.finalizers = None);
+        }
+        Step::ReleaseSnapshots => seen.source.as_mut().unwrap().snapshots.clear(),
+        Step::CleanUp(remains) => {
+            use super::model::Remains;
+            for remain in remains {
+                match remain {
+                    Remains::Snapshots => seen.source.as_mut().unwrap().snapshots.clear(),
+                    Remains::Order => seen.order = Ok(None),
+                    Remains::Seeds(ids) => seen.disks.as_mut().unwrap().retain(|disk| !ids.contains(&disk.id)),
+                    Remains::Log => seen.blobs = Ok(0),
+                    Remains::Ledger => (seen.ledger, seen.due) = (Ok(None), Ok(None)),
+                }
+            }
+        }
+        Step::Forget => {
+            seen.cycles.clear();
+            let status = status(&mut seen);
+            (status.incarnation, status.last_cycle, status.recovery_point, status.failures) = (None, None, None, None);
+        }
+        Step::Prune(cycles) => seen.cycles.retain(|cycle| !cycles.contains(&cycle.object.metadata.name.clone().unwrap())),
+        Step::TakeOver => {
+            let next = ledger(&mut seen).take_over(owner(), incarnation());
+            let above = next.begun;
+            (seen.ledger, seen.due) = (Ok(Some(next)), Ok(Some(Due::New { above })));
+        }
+        Step::None | Step::LetGo => {}
+    }
+    seen
+}
+
+pub(crate) fn edit(seen: &mut Observed, name: &str, change: impl FnOnce(&mut ReplicationCycle)) {
+    let cycle = seen.cycles.iter_mut().find(|cycle| cycle.object.metadata.name.as_deref() == Some(name)).unwrap();
+    change(Arc::make_mut(&mut cycle.object));
+}
+
+/// What the passes of before have said of cycles stands in their objects.
+pub(crate) fn mirrored(mut seen: Observed) -> Observed {
+    let statuses: Vec<_> = super::decide::Pass::new(&seen).mirrored.into_iter().map(|mirrored| mirrored.status).collect();
+    for (cycle, status) in seen.cycles.iter_mut().zip(statuses) {
+        Arc::make_mut(&mut cycle.object).status = Some(status);
+    }
+    seen
+}
+
+/// A cycle begun by an applier.
+pub(crate) fn begin(seen: &mut Observed, number: u64) {
+    let ledger = ledger(seen);
+    ledger.begun = Cycle(number);
+    ledger.turn = ledger.turn.next();
+    ledger.dirty.push(Begun { cycle: Cycle(number), manifest: blocklog::ids::Digest([1; 32]), covered: false });
+    let of = ledger.cycle(Cycle(number));
+    seen.due = Ok(Some(Due::Apply { of, begun: true }));
+}
+
+pub(crate) fn later(mut seen: Observed, by: SignedDuration) -> Observed {
+    seen.now += by;
+    seen
+}
