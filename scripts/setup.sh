@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 declare -A package=(
   [nbdkit]=nbdkit [nbdcopy]=libnbd-bin [qemu-img]=qemu-utils [qemu-nbd]=qemu-utils [mkfs.ext4]=e2fsprogs [debugfs]=e2fsprogs
-  [openssl]=openssl [cc]=build-essential [flock]=util-linux
+  [openssl]=openssl [cc]=build-essential [flock]=util-linux [curl]=curl
 )
 missing=()
 for tool in "${!package[@]}"; do
@@ -18,7 +18,7 @@ if ((${#missing[@]})); then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-for tool in cargo node npm; do
-  command -v "$tool" >/dev/null || { echo "setup: $tool is missing: install Rust (1.90 or later) and Node.js (20 or later)" >&2; exit 1; }
+for tool in cargo go node npm; do
+  command -v "$tool" >/dev/null || { echo "setup: $tool is missing: install Rust (1.90 or later), Go (1.26 or later) and Node.js (20 or later)" >&2; exit 1; }
 done
 scripts/azurite.sh

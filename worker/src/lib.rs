@@ -2,12 +2,15 @@
 
 pub mod applier;
 pub mod cli;
+pub mod cluster;
 pub mod cpu;
 pub mod env;
 pub mod failure;
 pub mod gateway;
+mod leases;
 pub mod local;
 mod patience;
+mod secrets;
 pub mod snapshot;
 pub mod throttle;
 

@@ -107,6 +107,21 @@ impl From<StoreError> for ApplierError {
 /// # Errors
 /// [`ApplierError`]; the replica is dirty then, if it was touched at all.
 pub async fn run(env: &Env, opener: &dyn ReplicaOpener, owner: &Owner, vm: VmId) -> Result<End, ApplierError> {
+    run_until(env, opener, owner, vm, std::future::pending()).await
+}
+
+/// The same until `stop` ends: then nothing new is written, what was sent is waited for, and the ledger is given back, so that a successor
+/// need not wait for a lease to run out. The end is [`End::Cancelled`] then.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(
+    env: &Env,
+    opener: &dyn ReplicaOpener,
+    owner: &Owner,
+    vm: VmId,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<End, ApplierError> {
     let name = names::order(owner, vm);
     let Some((order, _)) = document::read::<Order>(env.store.as_ref(), &env.keys, &name).await? else { return Ok(End::NoOrder) };
     let manifest_name = names::manifest(order.of);
@@ -123,7 +138,7 @@ pub async fn run(env: &Env, opener: &dyn ReplicaOpener, owner: &Owner, vm: VmId)
     };
     let work = Work { env, opener, name, order, manifest, digest };
     let mut in_doubt = false;
-    let end = work.act(&mut held, &mut in_doubt).await;
+    let end = work.act(&mut held, &mut in_doubt, stop).await;
     // With a write in doubt the lease runs out by itself: nobody may take the seed before.
     if !in_doubt {
         held.release().await;
@@ -144,7 +159,7 @@ struct Work<'a> {
 type Seeds = BTreeMap<DiskKey, Seat>;
 
 impl Work<'_> {
-    async fn act(&self, held: &mut Held<Ledger>, in_doubt: &mut bool) -> Result<End, ApplierError> {
+    async fn act(&self, held: &mut Held<Ledger>, in_doubt: &mut bool, stop: impl Future<Output = ()> + Send) -> Result<End, ApplierError> {
         let admission = match held.value().admit(&self.manifest, self.digest) {
             Ok(Admission::Done) if held.value().is_clean() => return Ok(End::Clean),
             Ok(Admission::Done) => return Ok(End::Partial),
@@ -164,7 +179,7 @@ impl Work<'_> {
         let turn = held.value().turn;
         leave.begin(turn);
         // From here on the caller may give the lease back only where nothing that was sent can still land.
-        let result = self.apply(held, &seeds, &mut updates, &leave, previous_end, admission).await;
+        let result = self.apply(held, &seeds, &mut updates, &leave, previous_end, admission, stop).await;
         drop(seeds);
         let doubt = timed && leave.in_doubt();
         *in_doubt = doubt;
@@ -259,7 +274,9 @@ impl Work<'_> {
         Ok(updates)
     }
 
-    /// Raises the fence, then writes every record, while the lease is kept and the order looked at. None where the order was taken back.
+    /// Raises the fence, then writes every record, while the lease is kept and the order looked at. None where the order was taken back, or this
+    /// applier is to stop.
+    #[allow(clippy::too_many_arguments, reason = "what a turn is made of")]
     async fn apply(
         &self,
         held: &mut Held<Ledger>,
@@ -268,6 +285,7 @@ impl Work<'_> {
         leave: &Leave<'_>,
         previous_end: Option<jiff::Timestamp>,
         admission: Admission,
+        stop: impl Future<Output = ()> + Send,
     ) -> Result<Option<BTreeMap<DiskKey, Applied>>, ApplierError> {
         let fence = Fence { turn: leave.turn().0, previous_end };
         let disks = updates.iter_mut().map(|(disk, update)| async move {
@@ -292,8 +310,16 @@ impl Work<'_> {
         let mut all = std::pin::pin!(all);
         // Beside the writes, so that a slow log store does not hold them up.
         let keeper = async {
+            let mut stop = std::pin::pin!(stop);
             loop {
-                leave.renewal_due().await;
+                tokio::select! {
+                    biased;
+                    () = &mut stop => {
+                        leave.stop();
+                        return Ok(false);
+                    }
+                    () = leave.renewal_due() => {}
+                }
                 let kept = self.keep(held, seeds, leave).await;
                 if !matches!(kept, Ok(true)) {
                     leave.stop();

@@ -4,7 +4,7 @@ mod key;
 mod log;
 mod output;
 
-use std::{future::Future, io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::Future, io::IsTerminal, os::unix::process::CommandExt, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use blocklog::ids::DiskKey;
 use clap::{Args, Parser, Subcommand};
@@ -16,12 +16,16 @@ use tracing_subscriber::EnvFilter;
 
 use self::output::Output;
 use crate::{
+    cluster,
     failure::{Failure, Kind},
     local::{self, Inspector, Local, Options, file::CycleFile},
 };
 
 /// How long leases may take to be given back when the process is stopped.
 const GIVE_BACK: Duration = Duration::from_secs(5);
+
+/// What a pod logs where RUST_LOG does not say: not each request of the clients.
+const PODS: &str = "info,kube=warn,azure_core=warn,azure_identity=warn,typespec_client_core=warn";
 
 /// How long the last read or write of a process that ends is waited for.
 const LAST: Duration = Duration::from_secs(2);
@@ -81,6 +85,21 @@ enum Command {
     Key {
         #[command(subcommand)]
         command: KeyCommand,
+    },
+    /// In a cluster: run the cycles whose `spec.worker` is this pod. SIGTERM hands them over.
+    Gateway {
+        /// Its file; docs/worker-pods.md lists the fields.
+        #[arg(long)]
+        config: PathBuf,
+        /// The pod's name.
+        #[arg(long, env = "POD_NAME")]
+        pod: String,
+    },
+    /// Carry out the orders that lie in the log store, in a cluster or anywhere. SIGTERM hands them over.
+    Applier {
+        /// Its file; docs/worker-pods.md lists the fields.
+        #[arg(long)]
+        config: PathBuf,
     },
 }
 
@@ -165,11 +184,16 @@ fn exit_codes() -> String {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let usual = if cli.command.stays() { PODS } else { "warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     // A second one, set by nobody here, would be in order too.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
     let json = cli.command.json();
-    match runtime().and_then(|runtime| {
+    match trust(&cli.command).and_then(|()| runtime()).and_then(|runtime| {
         let result = runtime.block_on(run(cli.command));
         // A read or write that was abandoned may still run; it can't be stopped, and nothing of ours waits for it.
         runtime.shutdown_timeout(LAST);
@@ -182,6 +206,22 @@ pub fn main() -> ExitCode {
             }
             output::complain(&failure.to_string());
             ExitCode::from(failure.kind.exit())
+        }
+    }
+}
+
+/// Starts this program anew where its file names other authorities than it trusts. Returns where there is nothing to change.
+fn trust(command: &Command) -> Result<(), Failure> {
+    let again = match command {
+        Command::Gateway { config, .. } => cluster::trusting_gateway(config)?,
+        Command::Applier { config } => cluster::trusting_applier(config)?,
+        Command::Cycle(_) | Command::Verify(_) | Command::Log { .. } | Command::Ledger { .. } | Command::Key { .. } => None,
+    };
+    match again {
+        None => Ok(()),
+        Some(mut again) => {
+            let error = again.exec();
+            Err(Failure::new(Kind::Other, format!("this program can't be started anew: {error}"), "Set SSL_CERT_FILE to caFile yourself."))
         }
     }
 }
@@ -200,8 +240,13 @@ impl Command {
                 file.json || !(std::io::stdout().is_terminal() && std::io::stderr().is_terminal())
             }
             Self::Log { command: LogCommand::Ls { file, .. } | LogCommand::Verify(file) } => file.json,
-            Self::Log { .. } | Self::Ledger { .. } | Self::Key { .. } => false,
+            Self::Log { .. } | Self::Ledger { .. } | Self::Key { .. } | Self::Gateway { .. } | Self::Applier { .. } => false,
         }
+    }
+
+    /// True where it runs until it is told to stop.
+    fn stays(&self) -> bool {
+        matches!(self, Self::Gateway { .. } | Self::Applier { .. })
     }
 }
 
@@ -231,6 +276,9 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Key { command } => key::run(&command),
+        // Told to stop, they end well: nothing is lost.
+        Command::Gateway { config, pod } => cluster::gateway::run(&config, &pod, stop.told()).await.map(|()| ExitCode::SUCCESS),
+        Command::Applier { config } => cluster::applier::run(&config, stop.told()).await.map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -259,6 +307,14 @@ impl Stop {
     fn new() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(|error| Failure::new(Kind::Other, format!("no signals: {error}"), "Report this."));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Returns when the process is to stop.
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 
     /// The result of `work`, unless the process is to stop before: then `work` is dropped where it stands.

@@ -136,6 +136,22 @@ pub async fn run(env: &Env, control: &dyn SnapshotControl, job: &Job) -> Result<
     end
 }
 
+/// Ends a cycle before its time: no manifest will be written, and its snapshot goes. One that has its manifest already is sent, whatever is asked.
+///
+/// # Errors
+/// [`GatewayError`]; nothing is lost by it.
+pub async fn cancel(env: &Env, control: &dyn SnapshotControl, job: &Job, reason: &str) -> Result<End, GatewayError> {
+    let name = names::state(job.of);
+    let lease = LeaseId(env.entropy.uuid());
+    let mut held = Held::<State>::acquire(env.store.clone(), env.keys.clone(), env.clock.clone(), &name, lease).await?;
+    let end = match ended(env, job, &held).await {
+        Ok(end) => finish(env, control, &mut held, end.unwrap_or(End::Failed { reason: reason.to_owned() })).await,
+        Err(error) => Err(error),
+    };
+    held.release().await;
+    end
+}
+
 async fn act(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>) -> Result<End, GatewayError> {
     match go_on(env, control, job, held).await {
         // No successor would come further, and the snapshot must not stand for ever.

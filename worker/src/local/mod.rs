@@ -7,7 +7,6 @@ mod compare;
 pub mod file;
 mod images;
 mod inspect;
-mod leases;
 mod mend;
 mod open;
 mod outcome;
@@ -47,13 +46,14 @@ pub use self::{
     outcome::{AppliedBytes, DiskOutcome, Outcome},
     verify::{Checked, verify},
 };
-use self::{file::CycleFile, images::Images, leases::Leases, open::Use};
+use self::{file::CycleFile, images::Images, open::Use};
 use crate::{
     applier::{self, ApplierError, ReplicaOpener},
     cpu::Threads,
     env::{Env, Event, Limits, Progress},
     failure::{Failure, Kind, blob_remedy},
     gateway::{self, GatewayError, Job},
+    leases::Leases,
     patience::pause,
     snapshot::SnapshotError,
     throttle::Throttle,

@@ -1,16 +1,11 @@
 //! Opens what a cycle's file names: log store, key, sources, replicas.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use azure_core::credentials::Secret;
 use blocklog::{
-    LogError,
     azure_blob::{AccountUrl, Auth, ConfigError},
     clock::Clock,
-    cycle::KeyCheck,
-    document,
-    keys::KeyRing,
-    names,
     store::{
         LogStore, StoreError,
         azure::{AzureStore, AzureStoreConfig},
@@ -19,10 +14,14 @@ use blocklog::{
 };
 use replica::access::ReplicaAccess;
 use source::{DiskSource, SourceError, nbd::NbdSource, raw::RawFile};
-use zeroize::Zeroizing;
 
 use super::file::{PageBlobAt, ReplicaAt, SecretFile, SourceAt, StoreAt};
-use crate::failure::{Failure, Kind};
+use crate::{
+    failure::{Failure, Kind},
+    secrets,
+};
+
+pub(super) use crate::secrets::{check_key, keys};
 
 /// What a command wants with the log store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,9 +55,9 @@ pub fn store(at: &StoreAt, to: Use, clock: Arc<dyn Clock>) -> Result<Arc<dyn Log
 
 fn auth(secret: &SecretFile, account: &AccountUrl) -> Result<Auth, Failure> {
     match secret {
-        SecretFile::Sas(path) => Ok(Auth::Sas(Secret::new(secret_text(path)?.to_string()))),
+        SecretFile::Sas(path) => Ok(Auth::Sas(Secret::new(secrets::text(path)?.to_string()))),
         SecretFile::AccountKey(path) => {
-            let key = Secret::new(secret_text(path)?.to_string());
+            let key = Secret::new(secrets::text(path)?.to_string());
             Ok(Auth::SharedKey { account: account.account().to_owned(), key })
         }
     }
@@ -66,49 +65,6 @@ fn auth(secret: &SecretFile, account: &AccountUrl) -> Result<Auth, Failure> {
 
 fn bad_config(error: ConfigError) -> Failure {
     Failure::new(Kind::BadFile, error.to_string(), "Correct the file, or the secret file that it names.")
-}
-
-/// The text of a secret file, without the white space around it. It never stands in a message.
-fn secret_text(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let bad = |why: String| Failure::new(Kind::BadFile, format!("{}: {why}", path.display()), "Name a file that holds the secret alone.");
-    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| bad(error.to_string()))?;
-    let trimmed = text.trim();
-    if trimmed.is_empty() { Err(bad("it is empty".to_owned())) } else { Ok(Zeroizing::new(trimmed.to_owned())) }
-}
-
-/// The key ring of a key file.
-///
-/// # Errors
-/// [`Kind::BadFile`].
-pub fn keys(path: &Path) -> Result<KeyRing, Failure> {
-    let text = std::fs::read_to_string(path).map(Zeroizing::new);
-    let text = text.map_err(|error| {
-        let remedy = "Name the key file; `worker key new` makes one for a new log store.";
-        Failure::new(Kind::BadFile, format!("{}: {error}", path.display()), remedy).because("KeyFile")
-    })?;
-    KeyRing::parse(&text).map_err(|error| Failure::from(error).about(path.display()))
-}
-
-/// True where the key is the log store's; false where the store has no key-check blob yet.
-///
-/// # Errors
-/// [`LogError::WrongKey`], [`LogError::KeyMissing`], and those of reading it.
-pub async fn check_key(store: &dyn LogStore, keys: &KeyRing) -> Result<bool, LogError> {
-    let Some(blob) = store.get(names::KEY_CHECK).await? else { return Ok(false) };
-    let error = match document::decode::<KeyCheck>(keys, names::KEY_CHECK, &blob.body) {
-        Ok(_) => return Ok(true),
-        Err(error) => error,
-    };
-    // A blob that is whole but for its MAC was written with another key; anything else is damage.
-    let text = String::from_utf8_lossy(&blob.body);
-    let Some((line, body)) = text.split_once('\n') else { return Err(error) };
-    let version = line.split(' ').find_map(|word| word.strip_prefix("key=")).and_then(|version| version.parse().ok());
-    match version {
-        Some(version) if matches!(error, LogError::Damaged { .. }) && serde_json::from_str::<KeyCheck>(body).is_ok() => {
-            Err(LogError::WrongKey { version })
-        }
-        _ => Err(error),
-    }
 }
 
 /// A source.
@@ -131,7 +87,7 @@ pub fn replica(at: &ReplicaAt) -> Result<(ReplicaAccess, Auth), Failure> {
         ReplicaAt::File(path) => Ok((ReplicaAccess::File { path: path.clone() }, Auth::Url)),
         ReplicaAt::PageBlob(blob) => page_blob(blob),
         ReplicaAt::Sas { url_file } => {
-            let text = secret_text(url_file)?;
+            let text = secrets::text(url_file)?;
             let url = text.to_string().try_into().map_err(|error| {
                 Failure::new(Kind::BadFile, format!("{}: {error}", url_file.display()), "Name a file that holds the disk's write SAS.")
             })?;
@@ -147,10 +103,10 @@ fn page_blob(blob: &PageBlobAt) -> Result<(ReplicaAccess, Auth), Failure> {
             // Where the host carries the account, as Azure's do, it is its first label; else it is the path's first part, as with Azurite.
             let host = url.domain().and_then(|host| host.split_once('.')).filter(|(_, rest)| rest.starts_with("blob."));
             let account = host.map(|(label, _)| label).or_else(|| url.path_segments().and_then(|mut parts| parts.next()));
-            Auth::SharedKey { account: account.unwrap_or_default().to_owned(), key: Secret::new(secret_text(path)?.to_string()) }
+            Auth::SharedKey { account: account.unwrap_or_default().to_owned(), key: Secret::new(secrets::text(path)?.to_string()) }
         }
         (None, Some(path)) => {
-            url.set_query(Some(secret_text(path)?.trim_start_matches('?')));
+            url.set_query(Some(secrets::text(path)?.trim_start_matches('?')));
             Auth::Url
         }
         (None, None) => Auth::Url,
@@ -173,30 +129,9 @@ pub fn whereabouts(access: &ReplicaAccess) -> String {
 
 #[cfg(test)]
 mod tests {
-    use blocklog::{clock::SystemClock, keys::Secret as Key, store::When, store::memory::MemoryStore};
+    use blocklog::clock::SystemClock;
 
     use super::*;
-
-    fn ring(byte: u8) -> KeyRing {
-        KeyRing::single(1, Key::new([byte; 32]))
-    }
-
-    #[tokio::test]
-    async fn a_wrong_key_is_told_from_damage() {
-        let store = MemoryStore::new(Arc::new(SystemClock::new()));
-        assert_eq!(check_key(&store, &ring(1)).await, Ok(false));
-        let check = KeyCheck { since: jiff::Timestamp::UNIX_EPOCH };
-        document::write_new(&store, &ring(1), names::KEY_CHECK, &check).await.unwrap();
-        assert_eq!(check_key(&store, &ring(1)).await, Ok(true));
-        assert_eq!(check_key(&store, &ring(2)).await, Err(LogError::WrongKey { version: 1 }));
-        let later = KeyRing::single(2, Key::new([1; 32]));
-        assert_eq!(check_key(&store, &later).await.unwrap_err().reason(), "KeyVersionMissing");
-        let mut bytes = store.get(names::KEY_CHECK).await.unwrap().unwrap().body.to_vec();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        store.put(names::KEY_CHECK, bytes.into(), When::Always, None).await.unwrap();
-        assert_eq!(check_key(&store, &ring(1)).await.unwrap_err().reason(), "BlobDamaged");
-    }
 
     #[test]
     fn the_account_of_a_page_blob() {

@@ -1,0 +1,353 @@
+//! vCenter's side of a cycle.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use azure_core::http::Url;
+use blocklog::{
+    cycle::Snapshot,
+    ids::{ChangeId, CycleId, DiskKey, Owner, VmId},
+};
+use crds::reasons::Reason;
+use source::{DiskSource, SourceError};
+use tokio::sync::Mutex;
+use vsphere::{
+    Client, Credentials, MoRef,
+    classify::Class,
+    snapshot::{
+        Mark, Note, Owning,
+        control::{self, Control, Settings, Taken},
+        standing::Standing,
+    },
+    tasks::Progress,
+};
+
+use super::{
+    baseline,
+    report::{Reporter, Told},
+    vddk::{self, DiskAt, OpenError, Session, VddkSource},
+};
+use crate::{
+    patience::pause,
+    snapshot::{Changes, Found, SnapshotControl, SnapshotError},
+};
+
+/// How long a vCenter that does not answer is asked again before the run ends. A successor would only ask the same.
+const SILENCE: Duration = Duration::from_secs(180);
+/// How often a disk that does not open is tried.
+const TRIES: u32 = 5;
+/// How long a host that has no session to spare is waited for.
+const BUSY: Duration = Duration::from_secs(30 * 60);
+/// The pause between two tries at such a host.
+const BUSY_PAUSE: Duration = Duration::from_secs(10);
+
+/// Who reads which VM, and how.
+pub struct Setup {
+    /// The vCenter's client.
+    pub client: Client,
+    /// Its URL, from which VDDK gets name and port.
+    pub url: String,
+    /// Who logs in: VDDK makes sessions of its own.
+    pub credentials: Credentials,
+    /// nbdkit and VMware's library.
+    pub vddk: vddk::Settings,
+    /// Whose snapshots.
+    pub owner: Owner,
+    /// The cycle, and so the VM.
+    pub of: CycleId,
+    /// How snapshots are gone about.
+    pub settings: Settings,
+    /// Disks that are compared in full because somebody asked for it.
+    pub full: Vec<DiskKey>,
+}
+
+/// The snapshots and disks of one VM in a vCenter.
+pub struct VcenterControl {
+    setup: Setup,
+    control: Control,
+    reporter: Arc<Reporter>,
+    /// What is open. A host lets a disk be open once only, so the old session ends before the next begins.
+    open: Mutex<BTreeMap<DiskKey, Session>>,
+    /// The snapshots whose first look was held against what their taker saw.
+    known: Mutex<Vec<String>>,
+}
+
+impl VcenterControl {
+    /// Of one VM; `reporter` is told what is done and waited for.
+    #[must_use]
+    pub fn new(setup: Setup, reporter: Arc<Reporter>) -> Self {
+        let teller = reporter.clone();
+        let notes = Arc::new(move |note: Note| {
+            if let Some(told) = told(note) {
+                teller.tell(&told);
+            }
+        });
+        let owning = Owning { owner: setup.owner.clone(), vm: setup.of.vm };
+        let control = Control::new(setup.client.clone(), owning, setup.settings, notes);
+        Self { setup, control, reporter, open: Mutex::default(), known: Mutex::default() }
+    }
+
+    /// Ends every session, and returns when they are over.
+    pub async fn close(&self) {
+        let open = std::mem::take(&mut *self.open.lock().await);
+        futures::future::join_all(open.values().map(Session::end)).await;
+    }
+
+    fn failed(&self, failure: &control::Failure) -> SnapshotError {
+        let verdict = failure.verdict();
+        let message = format!("{}: {}", verdict.reason, verdict.message);
+        self.reporter.tell(&Told::Waiting { reason: reason(verdict.reason), message: message.clone() });
+        match failure {
+            control::Failure::Passing(_) => SnapshotError::Unreachable(message),
+            control::Failure::Person(_) => SnapshotError::Refused(message),
+        }
+    }
+
+    /// Asks a vCenter that is silent for a moment again.
+    async fn steadily<T, F: Future<Output = Result<T, control::Failure>>>(&self, ask: impl Fn() -> F) -> Result<T, SnapshotError> {
+        let clock = self.setup.client.clock();
+        let (until, mut tried) = (clock.monotonic() + SILENCE, 0);
+        loop {
+            match ask().await {
+                Err(failure) if failure.verdict().class == Class::Retry && clock.monotonic() < until => {
+                    let _ = self.failed(&failure);
+                    clock.sleep(pause(tried)).await;
+                    tried += 1;
+                }
+                result => return result.map_err(|failure| self.failed(&failure)),
+            }
+        }
+    }
+
+    async fn taken(&self, snapshot: &MoRef) -> Result<Option<Taken>, SnapshotError> {
+        let control = &self.control;
+        let look = || async move {
+            let view = control.view().await?;
+            // One that is gone is no failure here; whoever asks knows what to do.
+            if view.tree.find(snapshot).is_none() {
+                return Ok(None);
+            }
+            control.taken(snapshot, &view.tree).await.map(Some)
+        };
+        self.steadily(look).await
+    }
+
+    fn tell_taken(&self, name: String, taken: &Taken) {
+        let (reference, at, quiesced) = (taken.snapshot.id().to_owned(), taken.taken, taken.quiesced);
+        self.reporter.tell(&Told::Taken { name, reference, taken: at, quiesced });
+    }
+
+    async fn disk_at(&self, snapshot: &Snapshot, disk: DiskKey) -> Result<DiskAt, SourceError> {
+        let source_error = |error| match error {
+            SnapshotError::Unreachable(why) => SourceError::Unreachable(why),
+            SnapshotError::Refused(why) => SourceError::Refused(why),
+        };
+        let reference = MoRef::snapshot(&snapshot.reference);
+        let taken = self.taken(&reference).await.map_err(source_error)?;
+        let taken = taken.ok_or_else(|| SourceError::Unreachable(format!("the snapshot {reference} is gone")))?;
+        let found = taken.devices.disk(disk.0);
+        let found = found.ok_or_else(|| SourceError::Refused(format!("the snapshot {reference} holds no disk with the key {disk}")))?;
+        let vm = self.steadily(|| self.control.vm()).await.map_err(source_error)?;
+        let thumbprint = self.setup.client.server_thumbprint();
+        let thumbprint = thumbprint.ok_or_else(|| SourceError::Unreachable("vCenter has shown no certificate yet".to_owned()))?;
+        let (server, port) =
+            server(&self.setup.url).ok_or_else(|| SourceError::Refused(format!("{} is not the URL of a vCenter", self.setup.url)))?;
+        Ok(DiskAt {
+            server,
+            port,
+            user: self.setup.credentials.user.clone(),
+            password: self.setup.credentials.password.clone(),
+            thumbprint: thumbprint.to_string(),
+            vm: vm.id().to_owned(),
+            snapshot: snapshot.reference.clone(),
+            file: found.backing.file().to_owned(),
+        })
+    }
+}
+
+#[async_trait]
+impl SnapshotControl for VcenterControl {
+    async fn find(&self, _: VmId) -> Result<Vec<Found>, SnapshotError> {
+        let found = self.control.find().await.map_err(|failure| self.failed(&failure))?;
+        let mut all = Vec::new();
+        for found in found {
+            if let Some(taken) = self.taken(&found.snapshot).await? {
+                if found.mark.of == self.setup.of {
+                    self.tell_taken(found.name, &taken);
+                }
+                all.push(Found { of: found.mark.of, snapshot: baseline::note(&taken) });
+            }
+        }
+        Ok(all)
+    }
+
+    async fn take(&self, of: CycleId) -> Result<Snapshot, SnapshotError> {
+        self.reporter.tell(&Told::Taking);
+        let mark = Mark { owner: self.setup.owner.clone(), of };
+        let taken = self.control.take(&mark).await.map_err(|failure| self.failed(&failure))?;
+        self.tell_taken(mark.name(), &taken);
+        Ok(baseline::note(&taken))
+    }
+
+    async fn stands(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError> {
+        let reference = MoRef::snapshot(&snapshot.reference);
+        {
+            let mut known = self.known.lock().await;
+            if !known.contains(&snapshot.reference) {
+                if let Some(lineage) = baseline::lineage(snapshot) {
+                    self.control.remember(&reference, &lineage).await;
+                }
+                known.push(snapshot.reference.clone());
+            }
+        }
+        Ok(match self.steadily(|| self.control.stands(&reference)).await? {
+            Standing::Stands(_) | Standing::Moved(_) => true,
+            Standing::Lost(word, why) => {
+                tracing::warn!(snapshot = %reference, word, "{why}");
+                self.reporter.tell(&Told::Waiting { reason: Reason::SnapshotLost, message: format!("{word}: {why}") });
+                false
+            }
+        })
+    }
+
+    async fn changed(&self, snapshot: &Snapshot, disk: DiskKey, since: &ChangeId) -> Result<Changes, SnapshotError> {
+        if self.setup.full.contains(&disk) {
+            self.reporter.tell(&Told::Full { disk, reason: None });
+            return Ok(Changes::Unknown("AskedFor"));
+        }
+        let Some(since) = baseline::read(since) else {
+            self.reporter.tell(&Told::Full { disk, reason: Some(Reason::ChangesUnknown) });
+            return Ok(Changes::Unknown("ChangeIdUnreadable"));
+        };
+        let reference = MoRef::snapshot(&snapshot.reference);
+        let changes = self.steadily(|| self.control.changed(&reference, disk.0, &since)).await?;
+        Ok(match changes {
+            control::Changes::Areas(areas) => Changes::Areas(areas),
+            control::Changes::Unknown(why) => {
+                tracing::info!(%disk, "compared in full: {why}");
+                self.reporter.tell(&Told::Full { disk, reason: Some(reason(why.word())) });
+                Changes::Unknown(why.word())
+            }
+        })
+    }
+
+    async fn open(&self, snapshot: &Snapshot, disk: DiskKey) -> Result<Arc<dyn DiskSource>, SourceError> {
+        let clock = self.setup.client.clock().clone();
+        let old = self.open.lock().await.remove(&disk);
+        if let Some(old) = old {
+            old.end().await;
+        }
+        let (until, mut tried) = (clock.monotonic() + BUSY, 0);
+        loop {
+            let at = self.disk_at(snapshot, disk).await?;
+            let (error, wait) = match VddkSource::open(&self.setup.vddk, &at, clock.clone()).await {
+                Ok(source) => {
+                    self.open.lock().await.insert(disk, source.session());
+                    return Ok(Arc::new(source));
+                }
+                Err(OpenError::Busy(why)) if clock.monotonic() < until => (why, BUSY_PAUSE),
+                Err(OpenError::Busy(why)) => return Err(SourceError::Unreachable(why)),
+                Err(OpenError::Source(SourceError::Unreachable(why))) if tried + 1 < TRIES => {
+                    tried += 1;
+                    (why, pause(tried))
+                }
+                Err(OpenError::Source(error)) => return Err(error),
+            };
+            let word = error.split(':').next().unwrap_or_default();
+            self.reporter.tell(&Told::Waiting { reason: reason(word), message: format!("disk {disk}: {error}") });
+            clock.sleep(wait).await;
+        }
+    }
+
+    async fn release(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        // A removal under an open disk waits for it, or fails by it.
+        self.close().await;
+        let reference = snapshot.reference.clone();
+        self.reporter.tell(&Told::Releasing { reference: reference.clone() });
+        self.control.release(&MoRef::snapshot(&reference)).await.map_err(|failure| self.failed(&failure))?;
+        self.reporter.tell(&Told::Released { reference });
+        Ok(())
+    }
+}
+
+/// Name and port of a URL; the port where it is not HTTPS's own.
+fn server(url: &str) -> Option<(String, Option<u16>)> {
+    let url = Url::parse(url).ok()?;
+    Some((url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port()))
+}
+
+fn told(note: Note) -> Option<Told> {
+    Some(match note {
+        Note::Task(Progress::Running { task, name, percent }) => Told::Task { id: task.id().to_owned(), method: name, percent },
+        Note::Task(Progress::Stalled { task, name, since, .. }) => {
+            let message = format!("{name} ({task}) has not moved for {} minutes; it is waited for", since.as_secs() / 60);
+            Told::Waiting { reason: Reason::SourceUnreachable, message }
+        }
+        Note::Waiting { reason: word, message, .. } => Told::Waiting { reason: reason(word), message: format!("{word}: {message}") },
+        Note::NotQuiesced { message } => Told::Waiting { reason: Reason::QuiesceFailed, message },
+        Note::Removing { snapshot, name } => {
+            tracing::info!(%snapshot, name, "removing a snapshot that a worker has left");
+            return None;
+        }
+    })
+}
+
+/// The word that conditions use for one of vCenter's client: the same where there is one, else the nearest. The message tells the rest.
+#[must_use]
+pub fn reason(word: &str) -> Reason {
+    if let Some(reason) = Reason::from_word(word) {
+        return reason;
+    }
+    match word {
+        "LoginRefused" => Reason::WrongCredentials,
+        "PrivilegeMissing" => Reason::PrivilegesMissing,
+        "CertificateUntrusted" => Reason::UntrustedCertificate,
+        "ConfigInvalid" => Reason::OtherVCenter,
+        "SourceGone" => Reason::VmNotFound,
+        "QuestionPending" => Reason::VmQuestion,
+        "SnapshotGone" => Reason::SnapshotLost,
+        "AddressWrong"
+        | "VersionUnsupported"
+        | "LicenseMissing"
+        | "SnapshotsUnsupported"
+        | "ChainTooLong"
+        | "NotOurs"
+        | "OwnSnapshotStands" => Reason::SourceRefused,
+        "NotTracked" => Reason::ChangeTrackingOff,
+        "CbtReset" => Reason::ChangeTrackingReset,
+        "CbtWentBack" => Reason::Reverted,
+        "Resized" => Reason::SourceGrown,
+        "Replaced" => Reason::NoBaseline,
+        "ChangeIdUnreadable" | "CbtCorrupt" | "ChangeIdUnknown" | "CbtAnswerOdd" | "CbtFails" => Reason::ChangesUnknown,
+        _ => Reason::SourceUnreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_and_port_of_a_vcenter() {
+        for (url, expected) in [
+            ("https://vcenter.example.com", Some(("vcenter.example.com", None))),
+            ("https://10.231.0.2:8443/", Some(("10.231.0.2", Some(8443)))),
+            ("https://[fd00::1]", Some(("fd00::1", None))),
+            ("nonsense", None),
+        ] {
+            assert_eq!(server(url), expected.map(|(host, port): (&str, _)| (host.to_owned(), port)), "{url}");
+        }
+    }
+
+    /// A word that the client learns later must not become `SourceUnreachable` unseen.
+    #[test]
+    fn every_word_of_the_client_has_one() {
+        let passing =
+            ["AnswerOdd", "SessionLost", "SourceBusy", "MethodDisabled", "HostUnavailable", "DatastoreUnavailable", "DisksLocked"];
+        let more = ["VCenterUnreachable", "VmStateUnfit", "SourceError", "Drift"];
+        for word in vsphere::classify::REASONS {
+            let told = reason(word) != Reason::SourceUnreachable || passing.contains(word) || more.contains(word);
+            assert!(told, "{word} has no reason of its own");
+        }
+    }
+}

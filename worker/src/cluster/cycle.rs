@@ -1,0 +1,490 @@
+//! One cycle in a gateway: run, suspended, cancelled, tried again, handed over; and what is said about it.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use blocklog::{
+    LogError,
+    clock::Clock,
+    cycle::{Manifest, State},
+    document,
+    entropy::SystemEntropy,
+    ids::{Cycle, CycleId, DiskKey, Incarnation, Owner, VmId},
+    names,
+    store::{LogStore, StoreError},
+};
+use crds::{
+    ReplicationCycle,
+    conditions::{self, ConditionType, Status},
+    replicated_vm::Quiesce,
+    replication_cycle::DiskMode,
+};
+use jiff::SignedDuration;
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use tokio::sync::watch;
+use uuid::Uuid;
+use vsphere::{
+    Client, LoginState,
+    snapshot::{control::Settings, take::Policy},
+};
+
+use super::{
+    config::GatewayConfig,
+    control::{Setup, VcenterControl},
+    health::{self, Health},
+    open,
+    report::Reporter,
+    status::{self, MANAGER, Report, Written, due},
+    vddk,
+};
+use crate::{
+    cpu::Threads,
+    env::{Env, Event, Progress},
+    failure::Failure,
+    gateway::{self, End, GatewayError, Job},
+    leases::Leases,
+    throttle::Throttle,
+};
+
+/// The first pause after a run that came to nothing, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a password that was refused is not tried again, unless the file says another.
+const REFUSED: SignedDuration = SignedDuration::from_mins(5);
+/// How long giving back may take once the process is told to stop.
+const GIVE_BACK: Duration = Duration::from_secs(4);
+
+/// What all cycles of a gateway share.
+pub(super) struct Shared {
+    pub(super) config: GatewayConfig,
+    pub(super) pod: String,
+    pub(super) api: Api<ReplicationCycle>,
+    pub(super) store: Arc<dyn LogStore>,
+    pub(super) client: Client,
+    pub(super) cpu: Arc<Threads>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) health: Arc<Health>,
+}
+
+/// The object as the apiserver tells it; none where it is not this pod's any more.
+pub(super) type Told = Option<Arc<ReplicationCycle>>;
+
+/// What an object asks of its gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Want {
+    /// Nothing: another pod has it, or nobody.
+    Nothing,
+    /// To wait.
+    Suspend,
+    /// To end it before its time.
+    Cancel(String),
+    /// To run it with so many disks at a time.
+    Run(usize),
+}
+
+impl Want {
+    fn of(told: &Told, pod: &str) -> Self {
+        let Some(cycle) = told else { return Self::Nothing };
+        if cycle.spec.worker.as_deref() != Some(pod) {
+            return Self::Nothing;
+        }
+        match (&cycle.spec.cancel, usize::try_from(cycle.spec.allotment.disks)) {
+            (Some(cancel), _) => Self::Cancel(cancel.reason.clone()),
+            (None, Ok(disks @ 1..)) => Self::Run(disks),
+            (None, _) => Self::Suspend,
+        }
+    }
+
+    /// True where what runs for `self` has to stop, since `next` is asked now. More disks count from the next start on: it is not worth a
+    /// stop.
+    fn ends_for(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Run(disks), Self::Run(now)) => now < disks,
+            // The word is written once.
+            (Self::Cancel(_), Self::Cancel(_)) => false,
+            (one, other) => one != other,
+        }
+    }
+}
+
+/// True where nothing is left to do for it: its log is complete or will never be, and its snapshot is gone.
+pub(super) fn is_over(cycle: &ReplicationCycle) -> bool {
+    let Some(status) = &cycle.status else { return false };
+    let is = |of, status_: Status| conditions::is(&status.conditions, of, status_);
+    let decided = is(ConditionType::Transferred, Status::True) || is(ConditionType::Transferred, Status::False);
+    decided && is(ConditionType::SourceReleased, Status::True)
+}
+
+/// What an object says that a run is made of.
+fn job(cycle: &ReplicationCycle) -> Result<(Job, Vec<DiskKey>), String> {
+    let spec = &cycle.spec;
+    let uuid = |what: &str, text: &str| Uuid::parse_str(text).map_err(|error| format!("spec.{what}: {error}"));
+    let vm = VmId { vcenter: uuid("vm.vcenterUuid", &spec.vm.vcenter_uuid)?, instance: uuid("vm.instanceUuid", &spec.vm.instance_uuid)? };
+    let number = u64::try_from(spec.cycle).map_err(|_| "spec.cycle is from 1 on".to_owned())?;
+    let of = CycleId { vm, incarnation: Incarnation(uuid("incarnation", &spec.incarnation)?), cycle: Cycle(number) };
+    let owner = Owner { cluster: spec.owner.cluster.clone(), object: spec.owner.object.clone() };
+    let full = spec.disks.iter().filter(|disk| disk.mode == Some(DiskMode::Full));
+    let full: Vec<DiskKey> = full.filter_map(|disk| u32::try_from(disk.key).ok().map(DiskKey)).collect();
+    Ok((Job { of, owner, full: full.len() == spec.disks.len() }, full))
+}
+
+/// What has to be given back when a run is dropped where it stands.
+struct Running {
+    leases: Arc<Leases>,
+    control: Arc<VcenterControl>,
+}
+
+impl Running {
+    async fn give_back(&self) {
+        self.leases.give_back(|_| true).await;
+        self.control.close().await;
+    }
+}
+
+/// A cycle that this gateway sees to.
+pub(super) struct Seen {
+    shared: Arc<Shared>,
+    name: String,
+    uid: Option<String>,
+    told: watch::Receiver<Told>,
+    running: Mutex<Option<Arc<Running>>>,
+}
+
+impl Seen {
+    pub(super) fn new(shared: Arc<Shared>, cycle: &ReplicationCycle, told: watch::Receiver<Told>) -> Self {
+        Self { shared, name: cycle.name_any(), uid: cycle.uid(), told, running: Mutex::default() }
+    }
+
+    /// Sees to it until it is over, or is not this pod's any more, or `stop` ends: then its leases are given back, and its snapshot stays.
+    /// True where it is over.
+    pub(super) async fn run(self, stop: impl Future<Output = ()>) -> bool {
+        let Some(cycle) = self.told.borrow().clone() else { return false };
+        let now = self.shared.clock.now();
+        let report = Report::begin(&self.shared.pod, cycle.status.as_ref(), now);
+        let reporter = Arc::new(Reporter::new(report, self.shared.clock.clone()));
+        let mut writer = Writer { seen: &self, reporter: &reporter, written: None };
+        let ended = tokio::select! {
+            biased;
+            () = stop => false,
+            ended = self.work(&reporter) => ended,
+            () = writer.run() => false,
+        };
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(running) = running
+            && tokio::time::timeout(GIVE_BACK, running.give_back()).await.is_err()
+        {
+            tracing::warn!(cycle = self.name, "the log store did not take a lease back in time; it runs out by itself");
+        }
+        if ended {
+            writer.finish().await;
+        } else {
+            // One try, so that the last figures are not lost; a successor begins with what is in the log.
+            let _ = tokio::time::timeout(GIVE_BACK / 2, writer.write()).await;
+        }
+        ended
+    }
+
+    /// Returns when it is over (true) or not ours any more (false).
+    async fn work(&self, reporter: &Arc<Reporter>) -> bool {
+        let mut told = self.told.clone();
+        let mut tried = 0;
+        loop {
+            let (want, cycle) = {
+                let told = told.borrow_and_update();
+                (Want::of(&told, &self.shared.pod), told.clone())
+            };
+            let (Some(cycle), true) = (cycle, want != Want::Nothing) else { return false };
+            if want == Want::Suspend {
+                reporter.change(Report::suspended);
+                if told.changed().await.is_err() {
+                    return false;
+                }
+                continue;
+            }
+            let pause = match self.attempt(&cycle, &want, reporter, &mut told).await {
+                Attempt::Over => return true,
+                Attempt::AskedElse => {
+                    tried = 0;
+                    continue;
+                }
+                Attempt::Again(pause) => pause,
+            };
+            let wait = pause.unwrap_or_else(|| (FIRST_PAUSE * 2_u32.pow(tried)).min(LONGEST_PAUSE));
+            tried = (tried + 1).min(8);
+            tokio::select! {
+                biased;
+                changed = changed(&mut told, &want, &self.shared.pod) => if !changed { return false },
+                () = self.shared.clock.sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One run, until it ends or something else is asked.
+    async fn attempt(&self, cycle: &ReplicationCycle, want: &Want, reporter: &Arc<Reporter>, told: &mut watch::Receiver<Told>) -> Attempt {
+        let trouble = |failure: Failure| {
+            let told = super::report::Told::Waiting { reason: super::control::reason(failure.reason), message: failure.message };
+            reporter.tell(&told);
+            Attempt::Again(None)
+        };
+        let (job, full) = match job(cycle) {
+            Ok(job) => job,
+            Err(why) => return trouble(Failure::new(crate::failure::Kind::Other, why, "").because("SourceRefused")),
+        };
+        let disks = if let Want::Run(disks) = want { *disks } else { 1 };
+        let (env, running) = match self.prepare(cycle, &job, full, disks, reporter).await {
+            Ok(prepared) => prepared,
+            Err(failure) => return trouble(failure),
+        };
+        // What an earlier epoch has done counts.
+        match document::read::<State>(env.store.as_ref(), &env.keys, &names::state(job.of)).await {
+            Ok(Some((state, _))) => reporter.change(|report| report.resume(&state)),
+            Ok(None) => {}
+            Err(error) => return trouble(error.into()),
+        }
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.clone());
+        let control = running.control.as_ref();
+        let _counted = health::Running::new(&self.shared.health);
+        let run = async {
+            match want {
+                Want::Cancel(reason) => {
+                    tracing::info!(cycle = self.name, reason, "cancelled");
+                    gateway::cancel(&env, control, &job, "Cancelled").await
+                }
+                Want::Run(_) | Want::Suspend | Want::Nothing => gateway::run(&env, control, &job).await,
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            _ = changed(told, want, &self.shared.pod) => None,
+            result = run => Some(result),
+        };
+        running.give_back().await;
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match result {
+            None => Attempt::AskedElse,
+            Some(result) => self.ended(&env, &job, cycle, result, reporter).await,
+        }
+    }
+
+    async fn ended(
+        &self,
+        env: &Env,
+        job: &Job,
+        cycle: &ReplicationCycle,
+        result: Result<End, GatewayError>,
+        reporter: &Arc<Reporter>,
+    ) -> Attempt {
+        let now = self.shared.clock.now();
+        match &result {
+            Ok(End::Sent { .. }) => {
+                let manifest = document::read::<Manifest>(env.store.as_ref(), &env.keys, &names::manifest(job.of)).await;
+                if let Ok(Some((manifest, _))) = manifest {
+                    reporter.change(|report| report.manifest(&manifest));
+                }
+            }
+            Ok(End::Failed { reason }) => tracing::warn!(cycle = self.name, reason, "the cycle has failed"),
+            // Its state is deleted when its snapshot is gone and it was applied, or can never be.
+            Err(GatewayError::Log(LogError::Missing(name))) if *name == names::state(job.of) => {
+                reporter.change(|report| report.over(now));
+                return Attempt::Over;
+            }
+            Err(error) => tracing::warn!(cycle = self.name, "{}: {error}", error.reason()),
+        }
+        let health = &self.shared.health;
+        let counter = if matches!(result, Ok(End::Sent { .. })) { &health.succeeded } else { &health.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        reporter.change(|report| report.ended(&result, now));
+        match result {
+            Ok(_) => Attempt::Over,
+            // It is noted as failed, its snapshot is gone; the next run says so.
+            Err(error) if error.is_final() => Attempt::Again(Some(Duration::ZERO)),
+            // Another gateway's lease: it ends within a minute, or that one is at work.
+            Err(GatewayError::Log(LogError::Store(StoreError::Leased(_)))) => Attempt::Again(Some(FIRST_PAUSE)),
+            // A file that was mended is to be seen soon, and looking costs vCenter nothing.
+            Err(_) if matches!(self.shared.client.login_state(), LoginState::Refused(_)) => Attempt::Again(Some(FIRST_PAUSE)),
+            Err(_) => {
+                tracing::debug!(cycle = cycle.name_any(), "tried again");
+                Attempt::Again(None)
+            }
+        }
+    }
+
+    /// Everything of a run, from the files as they are now.
+    async fn prepare(
+        &self,
+        cycle: &ReplicationCycle,
+        job: &Job,
+        full: Vec<DiskKey>,
+        disks: usize,
+        reporter: &Arc<Reporter>,
+    ) -> Result<(Env, Arc<Running>), Failure> {
+        let Shared { config, client, clock, .. } = self.shared.as_ref();
+        let credentials = open::credentials(&config.vcenter)?;
+        client.set_credentials(credentials.clone()).await;
+        if let LoginState::Refused(refusal) = client.login_state()
+            && clock.now().duration_since(refusal.at) >= REFUSED
+        {
+            client.allow_login().await;
+        }
+        let leases = Arc::new(Leases::new(self.shared.store.clone()));
+        let policy = match cycle.spec.quiesce {
+            Quiesce::Never => Policy::Never,
+            Quiesce::Try => Policy::Try,
+            Quiesce::Require => Policy::Require,
+        };
+        let setup = Setup {
+            client: client.clone(),
+            url: config.vcenter.url.clone(),
+            credentials,
+            vddk: vddk::Settings { nbdkit: config.vddk.nbdkit.clone(), libdir: config.vddk.libdir.clone() },
+            owner: job.owner.clone(),
+            of: job.of,
+            settings: Settings { policy, ..Settings::default() },
+            full,
+        };
+        let env = Env {
+            store: leases.clone(),
+            keys: open::keys(&config.key)?,
+            clock: clock.clone(),
+            entropy: Arc::new(SystemEntropy),
+            cpu: self.shared.cpu.clone(),
+            throttle: Arc::new(Throttle::new(clock.clone(), None)),
+            limits: config.limits.with_disks(disks),
+            progress: Arc::new(Counting { reporter: reporter.clone(), health: self.shared.health.clone() }),
+        };
+        Ok((env, Arc::new(Running { leases, control: Arc::new(VcenterControl::new(setup, reporter.clone())) })))
+    }
+}
+
+/// Tells the reporter, and counts.
+struct Counting {
+    reporter: Arc<Reporter>,
+    health: Arc<Health>,
+}
+
+impl Progress for Counting {
+    fn note(&self, event: Event) {
+        if let Event::Read { step, .. } = &event {
+            self.health.read.fetch_add(step.read, Ordering::Relaxed);
+            self.health.uploaded.fetch_add(step.uploaded, Ordering::Relaxed);
+        }
+        self.reporter.note(event);
+    }
+}
+
+enum Attempt {
+    /// Nothing is left to do.
+    Over,
+    /// The object asks for something else now.
+    AskedElse,
+    /// It is tried again, after so long or after the usual pause.
+    Again(Option<Duration>),
+}
+
+/// Returns when the object asks for something that what runs for `want` is not; false where nobody tells any more.
+async fn changed(told: &mut watch::Receiver<Told>, want: &Want, pod: &str) -> bool {
+    loop {
+        if told.changed().await.is_err() {
+            return false;
+        }
+        if want.ends_for(&Want::of(&told.borrow_and_update(), pod)) {
+            return true;
+        }
+    }
+}
+
+/// Writes what is told into the object's status.
+struct Writer<'a> {
+    seen: &'a Seen,
+    reporter: &'a Reporter,
+    written: Option<Written>,
+}
+
+impl Writer<'_> {
+    async fn run(&mut self) {
+        loop {
+            self.step().await;
+        }
+    }
+
+    /// Writes until what was told last is written.
+    async fn finish(&mut self) {
+        while self.due().is_some() {
+            if !self.write().await {
+                self.seen.shared.clock.sleep(FIRST_PAUSE).await;
+            }
+            if self.seen.told.borrow().is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn step(&mut self) {
+        let clock = &self.seen.shared.clock;
+        match self.due() {
+            None => self.reporter.news().await,
+            Some(at) if at > clock.monotonic() => {
+                tokio::select! {
+                    () = clock.sleep_until(at) => {}
+                    () = self.reporter.news() => {}
+                }
+            }
+            Some(_) => {
+                if !self.write().await {
+                    clock.sleep(FIRST_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn due(&self) -> Option<Duration> {
+        let report = self.reporter.report();
+        let (source, conditions) = self.status(&report);
+        let says_else = self.written.as_ref().is_none_or(|written| written.source != source || written.conditions != conditions);
+        due(self.written.as_ref(), report.edges(), says_else, self.seen.shared.clock.monotonic())
+    }
+
+    fn status(
+        &self,
+        report: &Report,
+    ) -> (crds::replication_cycle::SourceStatus, Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>) {
+        let told = self.seen.told.borrow().clone();
+        let generation = told.as_ref().and_then(|cycle| cycle.metadata.generation);
+        let old = match (&self.written, &told) {
+            (Some(written), _) => written.conditions.clone(),
+            (None, Some(cycle)) => cycle.status.clone().unwrap_or_default().conditions,
+            (None, None) => Vec::new(),
+        };
+        report.status(&old, generation, self.seen.shared.clock.now())
+    }
+
+    /// One write; false where it failed.
+    async fn write(&mut self) -> bool {
+        let Seen { shared, name, uid, .. } = self.seen;
+        let report = self.reporter.report();
+        let (source, conditions) = self.status(&report);
+        let patch = status::patch(name, uid.as_deref(), &source, &conditions);
+        let at = shared.clock.monotonic();
+        let result = shared.api.patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await;
+        match result {
+            Ok(_) => {
+                self.written = Some(Written { at, edges: report.edges(), source, conditions });
+                true
+            }
+            Err(error) => {
+                tracing::warn!(cycle = name, %error, "its status can't be written");
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "cycle_tests.rs"]
+mod tests;

@@ -1,0 +1,275 @@
+use crds::{
+    common::ObjectRef,
+    conditions::Finding,
+    reasons::Reason,
+    replicated_vm::CycleKind,
+    replication_cycle::{Allotment, Cancel, CycleDisk, CycleVm, LedgerOwner, ReplicationCycleSpec, ReplicationCycleStatus},
+};
+
+use super::*;
+
+pub(super) fn object(disks: &[(i64, Option<DiskMode>)]) -> ReplicationCycle {
+    let spec = ReplicationCycleSpec {
+        vm_ref: ObjectRef { name: "web".into() },
+        appliance_ref: ObjectRef { name: "site-a".into() },
+        cycle: 7,
+        incarnation: "33333333-3333-4333-8333-333333333333".into(),
+        owner: LedgerOwner { cluster: "demo".into(), object: "apps/web".into() },
+        vm: CycleVm {
+            vcenter_uuid: "11111111-1111-4111-8111-111111111111".into(),
+            instance_uuid: "22222222-2222-4222-8222-222222222222".into(),
+            mo_ref: "vm-62".into(),
+        },
+        kind: CycleKind::Delta,
+        basis: 3,
+        disks: disks.iter().map(|(key, mode)| CycleDisk { key: *key, capacity_bytes: 4096, mode: *mode }).collect(),
+        quiesce: Quiesce::Never,
+        sync_now: None,
+        worker: Some("gateway-0".into()),
+        allotment: Allotment { disks: 4 },
+        cancel: None,
+    };
+    ReplicationCycle::new("web-7", spec)
+}
+
+fn want(change: impl FnOnce(&mut ReplicationCycleSpec)) -> Want {
+    let mut cycle = object(&[(2000, None)]);
+    change(&mut cycle.spec);
+    Want::of(&Some(Arc::new(cycle)), "gateway-0")
+}
+
+#[test]
+fn what_an_object_asks() {
+    let cancel = || Some(Cancel { reason: "Stopped".into() });
+    assert_eq!(want(|_| {}), Want::Run(4));
+    assert_eq!(want(|spec| spec.allotment.disks = 0), Want::Suspend);
+    assert_eq!(want(|spec| spec.cancel = cancel()), Want::Cancel("Stopped".into()));
+    // A suspended one is cancelled all the same, and nobody runs what is another's.
+    assert_eq!(want(|spec| (spec.allotment.disks, spec.cancel) = (0, cancel())), Want::Cancel("Stopped".into()));
+    assert_eq!(want(|spec| (spec.worker, spec.cancel) = (Some("gateway-1".into()), cancel())), Want::Nothing);
+    assert_eq!(want(|spec| spec.worker = None), Want::Nothing);
+    assert_eq!(Want::of(&None, "gateway-0"), Want::Nothing);
+}
+
+#[test]
+fn what_ends_a_run() {
+    let run = Want::Run(4);
+    for (next, ends) in [
+        (Want::Run(4), false),
+        (Want::Run(8), false),
+        (Want::Run(3), true),
+        (Want::Suspend, true),
+        (Want::Cancel("x".into()), true),
+        (Want::Nothing, true),
+    ] {
+        assert_eq!(run.ends_for(&next), ends, "{next:?}");
+    }
+    assert!(!Want::Cancel("x".into()).ends_for(&Want::Cancel("y".into())));
+    assert!(Want::Cancel("x".into()).ends_for(&Want::Nothing));
+}
+
+#[test]
+fn what_is_over() {
+    use ConditionType::{Applied, SourceReleased, Transferred};
+    let over = |findings: &[Finding]| {
+        let mut cycle = object(&[(2000, None)]);
+        let conditions = conditions::merge(&[], findings, None, jiff::Timestamp::UNIX_EPOCH);
+        cycle.status = Some(ReplicationCycleStatus { conditions, ..ReplicationCycleStatus::default() });
+        is_over(&cycle)
+    };
+    let released = Finding::holds(SourceReleased, Reason::AsExpected, "");
+    assert!(!over(&[]));
+    assert!(!over(&[Finding::holds(Transferred, Reason::AsExpected, "")]), "its snapshot stands");
+    assert!(!over(&[Finding::open(Transferred, Reason::Transferring, ""), released.clone()]));
+    assert!(over(&[Finding::holds(Transferred, Reason::AsExpected, ""), released.clone()]));
+    assert!(over(&[Finding::fails(Transferred, Reason::SnapshotLost, ""), released.clone()]));
+    assert!(!over(&[Finding::holds(Applied, Reason::AsExpected, ""), released]));
+}
+
+#[test]
+fn what_a_run_is_made_of() {
+    let (job_, full) = job(&object(&[(2000, None), (2001, Some(DiskMode::Full))])).unwrap();
+    assert_eq!((job_.full, full), (false, vec![DiskKey(2001)]));
+    assert_eq!(
+        names::state(job_.of),
+        "v1/11111111-1111-4111-8111-111111111111/22222222-2222-4222-8222-222222222222/33333333333343338333333333333333/0000000007/state"
+    );
+    assert_eq!(job_.owner, Owner { cluster: "demo".into(), object: "apps/web".into() });
+    assert!(job(&object(&[(2000, Some(DiskMode::Full))])).unwrap().0.full);
+    let mut wrong = object(&[(2000, None)]);
+    wrong.spec.incarnation = "x".into();
+    assert!(job(&wrong).unwrap_err().contains("incarnation"));
+}
+
+mod with_an_apiserver {
+    use std::sync::Mutex;
+
+    use blocklog::{
+        ids::Owner,
+        keys::KeyRing,
+        ledger::{Ledger, Seed},
+        steward::Steward,
+        store::{LeaseId, memory::MemoryStore},
+    };
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::cluster::config::GatewayConfig;
+
+    /// An apiserver that keeps what is patched.
+    #[derive(Clone, Default)]
+    struct Patches(Arc<Mutex<Vec<(String, Value)>>>);
+
+    impl Patches {
+        fn client(&self) -> kube::Client {
+            let patches = self.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let patches = patches.clone();
+                async move {
+                    let uri = format!("{} {}", request.method(), request.uri());
+                    let bytes = request.into_body().collect_bytes().await?;
+                    patches.0.lock().unwrap().push((uri, serde_json::from_slice(&bytes).unwrap()));
+                    let object = serde_json::to_vec(&object(&[(2000, None)])).unwrap();
+                    Ok::<_, kube::Error>(Response::new(Body::from(object)))
+                }
+            });
+            kube::Client::new(service, "hawser")
+        }
+
+        fn conditions(&self) -> Vec<(String, String)> {
+            let patches = self.0.lock().unwrap();
+            let text = |value: &Value, key: &str| value[key].as_str().unwrap().to_owned();
+            let of = |patch: &Value| {
+                let condition = patch["status"]["conditions"][0].clone();
+                (text(&condition, "status"), text(&condition, "reason"))
+            };
+            patches.iter().map(|(_, patch)| of(patch)).collect()
+        }
+    }
+
+    struct Rig {
+        shared: Arc<Shared>,
+        patches: Patches,
+        store: Arc<MemoryStore>,
+        state: String,
+        _folder: tempfile::TempDir,
+    }
+
+    /// A gateway whose vCenter does not answer, and a cycle that is claimed.
+    async fn rig() -> Rig {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let text = KeyRing::new_file(1, &SystemEntropy);
+        let keys = KeyRing::parse(&text).unwrap();
+        std::fs::write(at("key"), text.as_bytes()).unwrap();
+        std::fs::write(at("username"), "hawser@vsphere.local").unwrap();
+        std::fs::write(at("password"), "sandbox").unwrap();
+        let yaml = format!(
+            "appliance: a\nnamespace: hawser\nlogStore: {{accountUrl: 'https://a.blob.core.windows.net', container: c, identity: {{workload: {{}}}}}}\n\
+             key: {{file: {}}}\nvcenter: {{url: 'https://127.0.0.1:1', usernameFile: {}, passwordFile: {}}}\nvddk: {{libdir: /none}}\n",
+            at("key"),
+            at("username"),
+            at("password")
+        );
+        std::fs::write(at("gateway.yaml"), yaml).unwrap();
+        let config = GatewayConfig::read(folder.path().join("gateway.yaml").as_path()).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(blocklog::clock::SystemClock::new());
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        let (job, _) = job(&object(&[(2000, None)])).unwrap();
+        let seed = Seed { id: "s".into(), unique_id: "u".into(), capacity: 4096 };
+        let owner: Owner = job.owner.clone();
+        let ledger = Ledger::new(job.of.vm, owner.clone(), job.of.incarnation, 1 << 20, [(DiskKey(2000), seed)].into());
+        document::write_new(store.as_ref(), &keys, &names::ledger(job.of.vm), &ledger).await.unwrap();
+        let steward = Steward { store: store.clone(), keys };
+        let of = steward.claim(&ledger, &owner, Cycle(6)).await.unwrap();
+        assert_eq!(of, job.of);
+        let patches = Patches::default();
+        let client = open::vcenter(&config.vcenter, &config.log_store, clock.clone()).unwrap();
+        let shared = Shared {
+            pod: "gateway-0".into(),
+            api: Api::namespaced(patches.client(), "hawser"),
+            store: store.clone(),
+            client,
+            cpu: Arc::new(Threads::new(1).unwrap()),
+            clock,
+            health: Health::waiting_for(&[]),
+            config,
+        };
+        Rig { shared: Arc::new(shared), patches, store, state: names::state(of), _folder: folder }
+    }
+
+    fn told(change: impl FnOnce(&mut ReplicationCycleSpec)) -> Told {
+        let mut cycle = object(&[(2000, None)]);
+        cycle.metadata.uid = Some("u-1".into());
+        change(&mut cycle.spec);
+        Some(Arc::new(cycle))
+    }
+
+    async fn until(rig: &Rig, what: &str, done: impl Fn() -> bool) {
+        for _ in 0..1000 {
+            if done() {
+                return;
+            }
+            rig.shared.clock.sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{what}: {:?}", rig.patches.conditions());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_vcenter_that_does_not_answer_is_told_and_a_stop_gives_the_lease_back() {
+        let rig = rig().await;
+        let (sender, receiver) = watch::channel(told(|_| {}));
+        let seen = Seen::new(rig.shared.clone(), sender.borrow().as_ref().unwrap(), receiver);
+        let clock = rig.shared.clock.clone();
+        let begun = clock.monotonic();
+        let stop = async {
+            until(&rig, "the reason is told", || rig.patches.conditions().iter().any(|(_, reason)| reason == "SourceUnreachable")).await;
+            assert!(rig.store.acquire(&rig.state, LeaseId(Uuid::from_u128(9))).await.is_err(), "the gateway holds it");
+        };
+        assert!(!seen.run(stop).await, "it is not over");
+        assert!(clock.monotonic() - begun < Duration::from_secs(15));
+        rig.store.acquire(&rig.state, LeaseId(Uuid::from_u128(9))).await.unwrap();
+        let patches = rig.patches.0.lock().unwrap().clone();
+        let (uri, patch) = &patches[0];
+        assert!(uri.starts_with("PATCH /apis/hawser.dev/v1alpha1/namespaces/hawser/replicationcycles/web-7/status?"), "{uri}");
+        assert!(uri.contains("fieldManager=hawser-gateway") && uri.contains("force=true"), "{uri}");
+        assert_eq!((patch["metadata"]["uid"].as_str(), patch["status"]["source"]["worker"].as_str()), (Some("u-1"), Some("gateway-0")));
+        // A snapshot is intended at most, never said to be taken.
+        assert!(patches.iter().all(|(_, patch)| patch["status"]["source"]["snapshot"]["state"] != "Taken"));
+        // The first, the reason after five seconds, the last.
+        assert!(patches.len() <= 4, "{patches:#?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_suspended_one_holds_nothing_until_it_may_go_on_and_one_that_is_anothers_is_left() {
+        let rig = rig().await;
+        let (sender, receiver) = watch::channel(told(|spec| spec.allotment.disks = 0));
+        let seen = Seen::new(rig.shared.clone(), sender.borrow().as_ref().unwrap(), receiver);
+        let running = tokio::spawn(seen.run(std::future::pending()));
+        until(&rig, "it is told", || !rig.patches.conditions().is_empty()).await;
+        assert_eq!(rig.patches.conditions()[0], ("Unknown".to_owned(), "Pending".to_owned()));
+        let lease = LeaseId(Uuid::from_u128(9));
+        rig.store.acquire(&rig.state, lease).await.unwrap();
+        rig.store.release(&rig.state, lease).await.unwrap();
+        sender.send(told(|_| {})).unwrap();
+        until(&rig, "it goes on", || rig.patches.conditions().iter().any(|(_, reason)| reason == "SourceUnreachable")).await;
+        sender.send(None).unwrap();
+        assert!(!running.await.unwrap());
+        rig.store.acquire(&rig.state, lease).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_whose_state_is_gone_is_over() {
+        let rig = rig().await;
+        rig.store.delete(&rig.state, None).await.unwrap();
+        let (sender, receiver) = watch::channel(told(|_| {}));
+        let seen = Seen::new(rig.shared.clone(), sender.borrow().as_ref().unwrap(), receiver);
+        assert!(seen.run(std::future::pending()).await);
+        let patches = rig.patches.0.lock().unwrap().clone();
+        let conditions = &patches.last().unwrap().1["status"]["conditions"];
+        assert_eq!((&conditions[0]["status"], &conditions[0]["reason"]), (&"False".into(), &"BlobMissing".into()));
+        assert_eq!((&conditions[1]["type"], &conditions[1]["status"]), (&"SourceReleased".into(), &"True".into()));
+    }
+}

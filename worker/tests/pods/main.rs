@@ -1,0 +1,206 @@
+//! A gateway against a vCenter: the simulator with its snapshots, its changed block tracking and its refusals. Only VDDK is another one
+//! here, since its plugin is not in every distribution; `e2e` has the real plugin.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
+
+mod world;
+
+use blocklog::cycle::Mode;
+use crds::replication_cycle::SnapshotState;
+use serde_json::{Value, json};
+use vsphere::LoginState;
+use worker::gateway::{self, End};
+
+use self::world::{Gateway, MIB, World};
+
+async fn sent(gateway: &Gateway) {
+    let result = gateway.run().await;
+    assert!(matches!(result, Ok(End::Sent { .. })), "{result:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_initial_cycle_and_deltas() {
+    let world = World::new().await;
+    world.write(2000, 0, 2 * MIB, 1).await;
+    world.write(2001, MIB, 70_144, 2).await;
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    sent(&gateway).await;
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
+    let manifest = world.apply(gateway.job.of).await;
+    assert!(manifest.disks.values().all(|disk| disk.mode == Mode::Full));
+    let (source, conditions) = gateway.reporter.report().status(&[], None, world.clock.now());
+    assert!(conditions.iter().all(|condition| condition.status == "True"), "{conditions:?}");
+    assert_eq!(source.disks.iter().map(|disk| disk.reason.as_deref()).collect::<Vec<_>>(), [Some("NoBaseline"); 2]);
+
+    // What the guest writes is what goes over, and nothing else.
+    world.write(2000, 5 * MIB, 128 << 10, 3).await;
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    sent(&gateway).await;
+    let manifest = world.apply(gateway.job.of).await;
+    assert!(manifest.disks.values().all(|disk| disk.mode == Mode::Changed));
+    let read: u64 = manifest.disks.values().map(|disk| disk.figures.read).sum();
+    assert!((128 << 10..=256 << 10).contains(&read), "{read}");
+
+    // Nothing has changed: no disk is opened.
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    sent(&gateway).await;
+    let manifest = world.apply(gateway.job.of).await;
+    assert!(manifest.disks.values().all(|disk| disk.segments.is_empty()));
+}
+
+/// A host whose change IDs do not show that the VM was taken back: the baseline remembers what the last cycle was built on, and that branch still
+/// stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hidden_revert_is_seen_by_the_lineage() {
+    let world = World::new().await;
+    world.write(2000, 0, MIB, 1).await;
+    let first = world.ask("POST", "/vms/web/snapshots", json!({"name": "before the upgrade"})).await;
+    world.write(2000, 2 * MIB, MIB, 2).await;
+    world.ask("POST", "/vms/web/snapshots", json!({"name": "after the upgrade"})).await;
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    sent(&gateway).await;
+    world.apply(gateway.job.of).await;
+    let back = format!("/snapshots/{}/revert", first["ref"].as_str().unwrap());
+    world.ask("POST", &back, json!({"hidden": true})).await;
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    sent(&gateway).await;
+    let manifest = world.apply(gateway.job.of).await;
+    assert!(manifest.disks.values().all(|disk| disk.mode == Mode::Full));
+    let (source, _) = gateway.reporter.report().status(&[], None, world.clock.now());
+    assert_eq!(source.disks[0].reason.as_deref(), Some("Reverted"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_stops_is_succeeded_and_its_snapshot_goes_at_the_end() {
+    let world = World::new().await;
+    world.write(2000, 0, 8 * MIB, 1).await;
+    let of = world.cycle().await;
+    let first = world.gateway(of, world.client("sandbox"));
+    // It is dropped when it has read something.
+    tokio::select! {
+        _ = first.run() => panic!("it was to be stopped before"),
+        () = async {
+            while first.reporter.report().status(&[], None, world.clock.now()).0.uploaded_bytes.unwrap_or_default() == 0 {
+                first.reporter.news().await;
+            }
+        } => {}
+    }
+    first.control.close().await;
+    assert_eq!(world.snapshots().await.len(), 1);
+    // Its lease was not given back: the store's clock is not ours to move, so it is broken as the minute would.
+    let state = blocklog::names::state(of);
+    blocklog::store::LogStore::break_lease(world.store.as_ref(), &state).await.unwrap();
+    let second = world.gateway(of, world.client("sandbox"));
+    sent(&second).await;
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
+    let manifest = world.apply(of).await;
+    let epochs: std::collections::BTreeSet<u32> =
+        manifest.disks.values().flat_map(|disk| &disk.segments).map(|segment| segment.epoch.0).collect();
+    assert_eq!(epochs.into_iter().collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_it_leaves_no_snapshot_and_no_manifest() {
+    let world = World::new().await;
+    world.write(2000, 0, 8 * MIB, 1).await;
+    let of = world.cycle().await;
+    let gateway = world.gateway(of, world.client("sandbox"));
+    tokio::select! {
+        _ = gateway.run() => panic!("it was to be stopped before"),
+        () = async {
+            while gateway.reporter.report().status(&[], None, world.clock.now()).0.uploaded_bytes.unwrap_or_default() == 0 {
+                gateway.reporter.news().await;
+            }
+        } => {}
+    }
+    blocklog::store::LogStore::break_lease(world.store.as_ref(), &blocklog::names::state(of)).await.unwrap();
+    let end = gateway::cancel(&gateway.env, gateway.control.as_ref(), &gateway.job, "Cancelled").await;
+    assert_eq!(end, Ok(End::Failed { reason: "Cancelled".into() }));
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
+    // The next one covers the same ground.
+    let next = world.gateway(world.cycle().await, world.client("sandbox"));
+    assert!(next.job.of.cycle > of.cycle);
+    sent(&next).await;
+    // One that is sent stays sent, whatever is asked.
+    let end = gateway::cancel(&next.env, next.control.as_ref(), &next.job, "Cancelled").await;
+    assert!(matches!(end, Ok(End::Sent { .. })), "{end:?}");
+    world.apply(next.job.of).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_is_named() {
+    let world = World::new().await;
+    let of = world.cycle().await;
+    let wrong = world.client("wrong");
+    let gateway = world.gateway(of, wrong.clone());
+    let error = gateway.run().await.unwrap_err();
+    assert_eq!(error.reason(), "SourceRefused");
+    let conditions = gateway.conditions();
+    assert_eq!((conditions[0].1.as_str(), conditions[0].2.as_str()), ("Unknown", "WrongCredentials"));
+    assert!(conditions[0].3.contains("Correct the Secret"), "{conditions:?}");
+    assert!(matches!(wrong.login_state(), LoginState::Refused(_)));
+    // It is not tried again by itself.
+    gateway.run().await.unwrap_err();
+    let calls = world.ask("GET", "/calls", Value::Null).await;
+    assert_eq!(calls["Login"]["calls"].as_i64(), Some(1), "{calls}");
+
+    let privilege = json!({"privilegeId": "VirtualMachine.State.CreateSnapshot"});
+    let fault = json!({"method": "CreateSnapshotEx_Task", "on": "call", "fault": "NoPermission", "properties": privilege, "count": 1});
+    world.ask("POST", "/faults", fault).await;
+    let gateway = world.gateway(of, world.client("sandbox"));
+    gateway.run().await.unwrap_err();
+    let conditions = gateway.conditions();
+    assert_eq!(conditions[0].2, "PrivilegesMissing", "{conditions:?}");
+    assert!(conditions[0].3.contains("VirtualMachine.State.CreateSnapshot"), "{conditions:?}");
+    // Mended, the same cycle goes on.
+    let gateway = world.gateway(of, world.client("sandbox"));
+    sent(&gateway).await;
+    world.apply(of).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_an_admin_removes_fails_the_cycle() {
+    let world = World::new().await;
+    world.write(2000, 0, 8 * MIB, 1).await;
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    // Its disks do not open before that.
+    let hold = world.folder.path().join("hold");
+    std::fs::write(&hold, "").unwrap();
+    let removed = async {
+        while gateway
+            .reporter
+            .report()
+            .status(&[], None, world.clock.now())
+            .0
+            .snapshot
+            .is_none_or(|found| found.state != SnapshotState::Taken)
+        {
+            gateway.reporter.news().await;
+        }
+        let snapshot = world.snapshots().await.remove(0);
+        world.ask("DELETE", &format!("/snapshots/{snapshot}"), Value::Null).await;
+        std::fs::remove_file(&hold).unwrap();
+    };
+    let (result, ()) = tokio::join!(gateway.run(), removed);
+    assert_eq!(result, Ok(End::Failed { reason: "SnapshotLost".into() }));
+    let conditions = gateway.conditions();
+    assert_eq!((conditions[0].1.as_str(), conditions[0].2.as_str()), ("False", "SnapshotLost"));
+    assert_eq!(conditions[1].1, "True");
+    let next = world.gateway(world.cycle().await, world.client("sandbox"));
+    sent(&next).await;
+    world.apply(next.job.of).await;
+}
+
+/// A host that has no session to spare is waited for; ten seconds, as in production.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_without_a_session_is_waited_for() {
+    let world = World::new().await;
+    world.write(2000, 0, MIB, 1).await;
+    std::fs::write(world.folder.path().join("busy"), "").unwrap();
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    let begun = world.clock.monotonic();
+    sent(&gateway).await;
+    assert!(world.clock.monotonic() - begun >= std::time::Duration::from_secs(10));
+    assert!(!world.folder.path().join("busy").exists(), "it was never refused");
+    world.apply(gateway.job.of).await;
+}
