@@ -221,21 +221,6 @@ pub fn all(owner: &Owner, ledger: Option<&Ledger>, disks: &[Disk]) -> Vec<Resour
     disks.iter().filter(|disk| Which::of(owner, disk).is_some() || named(disk)).map(|disk| disk.id.clone()).collect()
 }
 
-/// The ledger without a disk that takes no part any more. What was computed with it is void, so this is a turn of its own; the recovery
-/// point is one of the other disks.
-#[must_use]
-pub fn retire(ledger: &Ledger, disk: DiskKey) -> Ledger {
-    let mut next = ledger.clone();
-    next.turn = ledger.turn.next();
-    next.seeds.remove(&disk);
-    next.baseline.remove(&disk);
-    next.index.remove(&disk);
-    if let Some(point) = &mut next.recovery_point {
-        point.disks.retain(|one| *one != disk);
-    }
-    next
-}
-
 #[cfg(test)]
 #[path = "seeds/tests.rs"]
 mod tests;

@@ -392,6 +392,21 @@ impl Ledger {
         next
     }
 
+    /// A disk takes no part any more. What was computed with it is void, so this is a turn of its own; the recovery point is one of the other
+    /// disks.
+    #[must_use]
+    pub fn retire(&self, disk: DiskKey) -> Self {
+        let mut next = self.clone();
+        next.turn = self.turn.next();
+        next.seeds.remove(&disk);
+        next.baseline.remove(&disk);
+        next.index.remove(&disk);
+        if let Some(point) = &mut next.recovery_point {
+            point.disks.retain(|one| *one != disk);
+        }
+        next
+    }
+
     /// A disk's fingerprints can't be read any more. It goes on without them: a delta needs none, and a `Full` disk is sent whole once. What was
     /// computed with them is void, so this is a turn of its own.
     #[must_use]

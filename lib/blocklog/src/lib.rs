@@ -19,6 +19,7 @@ mod fixtures;
 mod golden;
 pub mod held;
 pub mod ids;
+pub mod key_check;
 pub mod keys;
 pub mod ledger;
 pub mod names;

@@ -160,7 +160,12 @@ impl Steward {
             }
         }
         // In the order of the names a cycle's state goes last: until then it tells whose the rest is.
-        let mut deleted = stream::iter(&names).map(|name| self.store.delete(name, None)).buffered(DELETIONS);
+        // With names and store of its own: of a future that borrows both, the compiler can't tell that it may change threads.
+        let delete = |name: String| {
+            let store = Arc::clone(&self.store);
+            async move { store.delete(&name, None).await }
+        };
+        let mut deleted = stream::iter(names.into_iter().map(delete)).buffered(DELETIONS);
         let mut first = Ok(());
         while let Some(result) = deleted.next().await {
             first = first.and(result.map(drop).map_err(LogError::from));

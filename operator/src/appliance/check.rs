@@ -1,16 +1,7 @@
 //! Asks what an appliance talks to whether all is as replication will need it.
 
 use azure::rights;
-use blocklog::{
-    LogError,
-    clock::Clock,
-    cycle::KeyCheck,
-    document,
-    keys::KeyRing,
-    names,
-    steward::Steward,
-    store::{LogStore, StoreError},
-};
+use blocklog::{LogError, clock::Clock, cycle::KeyCheck, document, key_check, names, steward::Steward, store::StoreError};
 use crds::{
     ApplianceSpec,
     appliance::VCenterIdentity,
@@ -172,7 +163,7 @@ fn remedy(reason: Reason, error: &str, spec: &ApplianceSpec) -> String {
 /// Reads the key check, and writes it where the store is new.
 async fn check(steward: &Steward, clock: &dyn Clock) -> Result<(), LogError> {
     let (store, keys) = (steward.store.as_ref(), &steward.keys);
-    if known(store, keys).await? {
+    if key_check::verify(store, keys).await? {
         return Ok(());
     }
     // A store with anything in it was set up by somebody, with a key that has to be ours before it is written.
@@ -180,27 +171,8 @@ async fn check(steward: &Steward, clock: &dyn Clock) -> Result<(), LogError> {
         return Err(LogError::Missing(names::KEY_CHECK.to_owned()));
     }
     match document::write_new(store, keys, names::KEY_CHECK, &KeyCheck { since: clock.now() }).await {
-        Err(LogError::Store(StoreError::Exists(_))) => known(store, keys).await.map(drop),
+        Err(LogError::Store(StoreError::Exists(_))) => key_check::verify(store, keys).await.map(drop),
         result => result.map(drop),
-    }
-}
-
-/// True where the key is the log store's; false where the store has no key check yet.
-async fn known(store: &dyn LogStore, keys: &KeyRing) -> Result<bool, LogError> {
-    let Some(blob) = store.get(names::KEY_CHECK).await? else { return Ok(false) };
-    let error = match document::decode::<KeyCheck>(keys, names::KEY_CHECK, &blob.body) {
-        Ok(_) => return Ok(true),
-        Err(error) => error,
-    };
-    // A blob that is whole but for its MAC was written with another key; anything else is damage.
-    let text = String::from_utf8_lossy(&blob.body);
-    let Some((line, body)) = text.split_once('\n') else { return Err(error) };
-    let version = line.split(' ').find_map(|word| word.strip_prefix("key=")).and_then(|version| version.parse().ok());
-    match version {
-        Some(version) if matches!(error, LogError::Damaged { .. }) && serde_json::from_str::<KeyCheck>(body).is_ok() => {
-            Err(LogError::WrongKey { version })
-        }
-        _ => Err(error),
     }
 }
 
@@ -222,7 +194,11 @@ pub fn tls(site: &Site, found: &[Finding]) -> Finding {
 mod tests {
     use std::sync::Arc;
 
-    use blocklog::{clock::SystemClock, keys::Secret, store::When, store::memory::MemoryStore};
+    use blocklog::{
+        clock::SystemClock,
+        keys::{KeyRing, Secret},
+        store::{LogStore, When, memory::MemoryStore},
+    };
     use bytes::Bytes;
 
     use super::*;

@@ -121,7 +121,7 @@ fn a_disk_that_comes_back_never_gets_a_seed_that_was_written() {
     let mut at = ledger(&[(2000, seed(&first, LEAST)), (2001, seed(&old, LEAST))]);
     let disks = [first, old];
     assert_eq!(planned(&[(2000, LEAST)], Some(&at), &disks)[&DiskKey(2001)], Plan::Leave);
-    at = retire(&at, DiskKey(2001));
+    at = at.retire(DiskKey(2001));
     assert!(!planned(&[(2000, LEAST)], Some(&at), &disks).contains_key(&DiskKey(2001)));
     let back = planned(&[(2000, LEAST), (2001, LEAST)], Some(&at), &disks);
     assert_eq!(make(&back[&DiskKey(2001)]), (which(2001, 3), Why::New, false));
@@ -138,7 +138,7 @@ fn whatever_happened_before_a_new_seed_was_never_in_the_ledger() {
         let made = disk(which, "x", LEAST + round);
         at = match round % 3 {
             0 => at.reseed(DiskKey(2000), seed(&made, LEAST + round)),
-            1 => retire(&at.reseed(DiskKey(2000), seed(&made, LEAST + round)), DiskKey(2000)),
+            1 => at.reseed(DiskKey(2000), seed(&made, LEAST + round)).retire(DiskKey(2000)),
             _ => {
                 let mut next = at.reseed(DiskKey(2000), seed(&made, LEAST + round));
                 next.turn = next.turn.next();
@@ -154,7 +154,7 @@ fn what_a_ledger_forgets() {
     let mut at = ledger(&[(2000, seed(&first, LEAST)), (2001, seed(&second, LEAST))]);
     at.recovery_point = Some(RecoveryPoint { cycle: Cycle(3), time: Timestamp::UNIX_EPOCH, disks: vec![DiskKey(2000), DiskKey(2001)] });
     at.baseline.insert(DiskKey(2001), ChangeId("x/1".into()));
-    let next = retire(&at, DiskKey(2001));
+    let next = at.retire(DiskKey(2001));
     assert_eq!(next.turn, at.turn.next(), "cycles of the turn before are refused");
     assert!(!next.seeds.contains_key(&DiskKey(2001)) && !next.index.contains_key(&DiskKey(2001)) && next.baseline.is_empty());
     assert_eq!(next.recovery_point.unwrap().disks, [DiskKey(2000)]);

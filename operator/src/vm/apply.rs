@@ -258,7 +258,7 @@ impl<'a> Deed<'a> {
     }
 
     async fn retire(&self, disks: &[DiskKey]) -> Result<Outcome, Trouble> {
-        self.edit_ledger(|ledger| disks.iter().fold(ledger.clone(), |ledger, disk| seeds::retire(&ledger, *disk))).await?;
+        self.edit_ledger(|ledger| disks.iter().fold(ledger.clone(), |ledger, disk| ledger.retire(*disk))).await?;
         let keys: Vec<String> = disks.iter().map(ToString::to_string).collect();
         let told = format!("the disks {} take no part any more; their seed disks stay until replication stops", keys.join(", "));
         Ok(Outcome { told: vec![(Reason::DisksChanged, told)], ..Outcome::default() })
@@ -458,14 +458,9 @@ impl<'a> Deed<'a> {
         if order {
             self.drop_order().await?;
         }
-        // The compiler can't see that this may go from thread to thread, so it stays on one.
-        let (steward, ledger, runtime) = (self.steward()?, self.ledger()?.clone(), tokio::runtime::Handle::current());
-        let cleaned = tokio::task::spawn_blocking(move || runtime.block_on(steward.clean_up(&ledger))).await;
         // A log that can't be cleaned up now is so after the next cycle.
-        match cleaned {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, cycle = name, "not everything that is done with could be deleted"),
-            Err(error) => tracing::error!(%error, cycle = name, "cleaning up was cut off"),
+        if let Err(error) = self.steward()?.clean_up(self.ledger()?).await {
+            tracing::warn!(%error, cycle = name, "not everything that is done with could be deleted");
         }
         self.unhold(name).await?;
         Ok(Outcome::default())

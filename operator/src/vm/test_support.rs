@@ -247,7 +247,7 @@ pub(crate) fn done(mut seen: Observed, step: &Step) -> Observed {
         }
         Step::Retire(disks) => {
             for disk in disks {
-                let next = crate::seeds::retire(ledger(&mut seen), *disk);
+                let next = ledger(&mut seen).retire(*disk);
                 seen.ledger = Ok(Some(next));
             }
         }

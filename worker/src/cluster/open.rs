@@ -84,7 +84,7 @@ pub(super) async fn ready(health: Arc<Health>, store: Arc<dyn LogStore>, key: Ke
     const WHAT: &str = "log store and key";
     loop {
         let result = match keys(&key) {
-            Ok(keys) => secrets::check_key(store.as_ref(), &keys).await.map_err(Failure::from),
+            Ok(keys) => blocklog::key_check::verify(store.as_ref(), &keys).await.map_err(Failure::from),
             Err(failure) => Err(failure),
         };
         match result {

@@ -15,6 +15,7 @@ use blocklog::{
     document::{self, Document},
     fingerprints::{CHUNK_BLOCKS, Fingerprints, Index, Place},
     ids::{CycleId, DiskCycle, Epoch, VmId},
+    key_check,
     keys::{KeyRing, Secret},
     ledger::{IndexRef, Ledger},
     names,
@@ -133,7 +134,7 @@ impl Inspector {
     pub async fn open(file: &CycleFile) -> Result<Self, Failure> {
         let keys = open::keys(&file.key)?;
         let store = open::store(&file.log_store, Use::Look, Arc::new(SystemClock::new()))?;
-        open::check_key(store.as_ref(), &keys).await?;
+        key_check::verify(store.as_ref(), &keys).await?;
         Ok(Self { store, keys, vm: file.vm })
     }
 

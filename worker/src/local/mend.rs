@@ -8,6 +8,7 @@ use blocklog::{
     entropy::{Entropy, SystemEntropy},
     held::{Held, MARGIN},
     ids::DiskKey,
+    key_check,
     keys::KeyRing,
     ledger::Ledger,
     names,
@@ -56,7 +57,7 @@ pub async fn forget_fingerprints(file: &CycleFile, disk: DiskKey, listener: &dyn
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let keys = open::keys(&file.key)?;
     let store = open::store(&file.log_store, Use::Look, clock.clone())?;
-    open::check_key(store.as_ref(), &keys).await?;
+    key_check::verify(store.as_ref(), &keys).await?;
     let mut held = hold(file, store, &keys, clock, &SystemEntropy, listener).await?;
     let ledger = held.value();
     let result = if ledger.owner != file.owner {

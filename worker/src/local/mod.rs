@@ -28,6 +28,7 @@ use blocklog::{
     entropy::SystemEntropy,
     held::MARGIN,
     ids::{CycleId, Digest, DiskKey},
+    key_check,
     ledger::{Ledger, Refusal},
     names,
     steward::{Due, Steward},
@@ -143,12 +144,12 @@ impl Local {
         let begun = clock.monotonic();
         let keys = open::keys(&file.key)?;
         let leases = Arc::new(Leases::new(open::store(&file.log_store, Use::Write, clock.clone())?));
-        if !open::check_key(leases.as_ref(), &keys).await? {
+        if !key_check::verify(leases.as_ref(), &keys).await? {
             // A store without the blob, but with a ledger, was set up by somebody: their key has to be ours before it is written.
             document::read::<Ledger>(leases.as_ref(), &keys, &names::ledger(file.vm)).await?;
             let check = KeyCheck { since: clock.now() };
             match document::write_new(leases.as_ref(), &keys, names::KEY_CHECK, &check).await {
-                Err(LogError::Store(StoreError::Exists(_))) => drop(open::check_key(leases.as_ref(), &keys).await?),
+                Err(LogError::Store(StoreError::Exists(_))) => drop(key_check::verify(leases.as_ref(), &keys).await?),
                 result => drop(result?),
             }
         }

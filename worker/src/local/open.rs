@@ -21,7 +21,7 @@ use crate::{
     secrets,
 };
 
-pub(super) use crate::secrets::{check_key, keys};
+pub(super) use crate::secrets::keys;
 
 /// What a command wants with the log store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

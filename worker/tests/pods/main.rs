@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test")]
 
+#[path = "../../../lib/vsphere/tests/vcenter/program.rs"]
+mod program;
 mod world;
 
 use blocklog::cycle::Mode;

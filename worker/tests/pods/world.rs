@@ -1,16 +1,8 @@
 //! A vCenter (the simulator as a program), an nbdkit that serves what its snapshots hold, a log store in memory and seeds in files.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
+use crate::program::Program;
 use async_trait::async_trait;
 use blocklog::{
     clock::{Clock, SystemClock},
@@ -24,7 +16,6 @@ use blocklog::{
     steward::{Due, Steward},
     store::{When, memory::MemoryStore},
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use replica::{ReplicaDisk, ReplicaError, raw_file::RawFileDisk};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -48,33 +39,6 @@ use worker::{
 };
 
 pub const MIB: u64 = 1 << 20;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-/// The simulator, built once; or the one that `HAWSER_VCENTER` names. The sandbox's own build takes the same lock.
-fn simulator() -> &'static Path {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        if let Some(path) = std::env::var_os("HAWSER_VCENTER") {
-            return Ok(path.into());
-        }
-        let (root, bin) = (root(), root().join(".cache/sandbox-bin"));
-        fs::create_dir_all(&bin).unwrap();
-        let lock = File::create(bin.join(".lock")).unwrap();
-        lock.lock().unwrap();
-        let path = bin.join("vcenter");
-        let built =
-            Command::new("go").args(["build", "-mod=readonly", "-o"]).arg(&path).arg(".").current_dir(root.join("e2e/vcenter")).output();
-        match built {
-            Ok(built) if built.status.success() => Ok(path),
-            Ok(built) => Err(format!("e2e/vcenter does not build: {}", String::from_utf8_lossy(&built.stderr))),
-            Err(error) => Err(format!("the vCenter simulator needs Go ({error}): install Go 1.26 (https://go.dev/dl), and put it on PATH")),
-        }
-    });
-    built.as_ref().unwrap_or_else(|why| panic!("{why}"))
-}
 
 /// In VDDK's place: nbdkit with the bytes of the snapshot's disk, which the simulator's control port tells. It looks at what VDDK looks at,
 /// the password and the thumbprint included. `HAWSER_NBDKIT` names another one, for example the real plugin in a container's tree.
@@ -101,23 +65,13 @@ exec env -u LD_LIBRARY_PATH nbdkit --foreground --exit-with-parent --readonly --
 "#;
 
 pub struct World {
-    simulator: Child,
-    pub url: String,
-    control: String,
-    ca: Vec<u8>,
+    vcenter: Program,
     pub store: Arc<MemoryStore>,
     pub keys: KeyRing,
     pub clock: Arc<dyn Clock>,
     pub folder: tempfile::TempDir,
     pub vm: VmId,
     pub nbdkit: PathBuf,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.simulator.kill();
-        let _ = self.simulator.wait();
-    }
 }
 
 impl World {
@@ -128,20 +82,8 @@ impl World {
         }
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let (ca, server) = certificates();
-        fs::write(at("server.pem"), server.0).unwrap();
-        fs::write(at("server.key"), server.1).unwrap();
-        fs::write(at("inventory.yaml"), inventory().to_string()).unwrap();
-        let mut command = Command::new(simulator());
-        command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
-        for (flag, name) in [("--cert", "server.pem"), ("--key", "server.key"), ("--inventory", "inventory.yaml"), ("--state", "state")] {
-            command.arg(flag).arg(at(name));
-        }
-        let mut simulator = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(simulator.stdout.take().unwrap()).lines();
-        let mut said = |word: &str| lines.next().unwrap().unwrap().strip_prefix(word).unwrap().trim().to_owned();
-        let (control, url) = (said("control "), said("ready "));
-        fs::write(at("control"), &control).unwrap();
+        let vcenter = Program::start(&inventory(), folder.path());
+        fs::write(at("control"), &vcenter.control).unwrap();
         let nbdkit = match std::env::var_os("HAWSER_NBDKIT") {
             Some(path) => path.into(),
             None => {
@@ -155,7 +97,7 @@ impl World {
         let store = Arc::new(MemoryStore::new(clock.clone()));
         let keys = KeyRing::parse(&KeyRing::new_file(1, &SystemEntropy)).unwrap();
         let vm = VmId { vcenter: Uuid::nil(), instance: Uuid::nil() };
-        let mut world = Self { simulator, url, control, ca, store, keys, clock, folder, vm, nbdkit };
+        let mut world = Self { vcenter, store, keys, clock, folder, vm, nbdkit };
         let about = world.client("sandbox").service().await.unwrap().content.about.clone();
         let told = world.ask("GET", "/vms/web", Value::Null).await;
         world.vm = VmId { vcenter: about.instance_uuid.unwrap(), instance: told["instanceUuid"].as_str().unwrap().parse().unwrap() };
@@ -172,18 +114,12 @@ impl World {
 
     pub fn client(&self, password: &str) -> Client {
         let credentials = Credentials { user: "hawser@vsphere.local".into(), password: Secret::new(password) };
-        Client::new(&self.url, &Trust::Bundle(self.ca.clone()), credentials, self.clock.clone()).unwrap()
+        Client::new(&self.vcenter.url, &Trust::Bundle(self.vcenter.ca.clone()), credentials, self.clock.clone()).unwrap()
     }
 
     /// Asks the control port: the guest, an administrator, or fate.
     pub async fn ask(&self, method: &str, path: &str, body: Value) -> Value {
-        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let request = reqwest::Client::new().request(method.clone(), format!("{}/v1{path}", self.control));
-        let request = if body.is_null() { request } else { request.body(body.to_string()) };
-        let response = request.send().await.unwrap();
-        let (status, text) = (response.status(), response.text().await.unwrap());
-        assert!(status.is_success(), "{method} {path}: {status} {text}");
-        serde_json::from_str(&text).unwrap_or(Value::Null)
+        self.vcenter.ask(method, path, body).await
     }
 
     /// The guest writes.
@@ -226,7 +162,7 @@ impl World {
         };
         let setup = Setup {
             client,
-            url: self.url.clone(),
+            url: self.vcenter.url.clone(),
             credentials: Credentials { user: "hawser@vsphere.local".into(), password: Secret::new("sandbox") },
             vddk: vddk::Settings { nbdkit: self.nbdkit.clone(), libdir: "/opt/vmware-vix-disklib".into() },
             owner: owner(),
@@ -320,15 +256,4 @@ fn inventory() -> Value {
         "users": [{"name": "hawser@vsphere.local", "password": "sandbox", "permissions": [{"entity": "/", "privileges": required}]}],
         "vms": [{"name": "web", "datastore": "vmfs", "host": "esx-1", "cbt": true, "disks": [{"size": "8MiB"}, {"size": "4MiB"}]}],
     })
-}
-
-/// A CA's certificate, and a server's with its key, in PEM.
-fn certificates() -> (Vec<u8>, (String, String)) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, "a CA for tests");
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
-    (ca.pem().into_bytes(), (server.pem(), key.serialize_pem()))
 }

@@ -1,11 +1,7 @@
-//! Starts the simulator as a program.
+//! The simulator, and clients of it.
 
 use std::{
-    fs::{self, File},
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,7 +9,6 @@ use blocklog::{
     clock::SystemClock,
     ids::{Cycle, CycleId, Incarnation, Owner, VmId},
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use vsphere::{
@@ -26,49 +21,19 @@ use vsphere::{
     tasks::Patience,
 };
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
-}
-
-/// The program, built once; or the one that `HAWSER_VCENTER` names. The sandbox's own build takes the same lock.
-fn binary() -> &'static Path {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        if let Some(path) = std::env::var_os("HAWSER_VCENTER") {
-            return Ok(path.into());
-        }
-        let (root, bin) = (root(), root().join(".cache/sandbox-bin"));
-        fs::create_dir_all(&bin).unwrap();
-        let lock = File::create(bin.join(".lock")).unwrap();
-        lock.lock().unwrap();
-        let path = bin.join("vcenter");
-        let built =
-            Command::new("go").args(["build", "-mod=readonly", "-o"]).arg(&path).arg(".").current_dir(root.join("e2e/vcenter")).output();
-        match built {
-            Ok(built) if built.status.success() => Ok(path),
-            Ok(built) => Err(format!("e2e/vcenter does not build: {}", String::from_utf8_lossy(&built.stderr))),
-            Err(error) => Err(format!(
-                "these tests need Go to build the vCenter simulator ({error}): install Go 1.26 (https://go.dev/dl) and put it on PATH"
-            )),
-        }
-    });
-    built.as_ref().unwrap_or_else(|why| panic!("{why}"))
-}
+use crate::program::Program;
 
 /// A running simulator.
 pub struct Simulator {
-    child: Child,
-    pub url: String,
-    pub control: String,
-    /// The CA that issued its certificate, in PEM.
-    pub ca: Vec<u8>,
+    program: Program,
     _state: tempfile::TempDir,
 }
 
-impl Drop for Simulator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl std::ops::Deref for Simulator {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
     }
 }
 
@@ -111,25 +76,7 @@ impl Simulator {
 
     pub fn with(vms: &[Value], settings: Value) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let (ca, server) = certificates();
-        fs::write(state.path().join("server.pem"), server.0).unwrap();
-        fs::write(state.path().join("server.key"), server.1).unwrap();
-        // JSON is YAML.
-        fs::write(state.path().join("inventory.yaml"), inventory(vms, settings).to_string()).unwrap();
-        let file = |name: &str| state.path().join(name);
-        let mut command = Command::new(binary());
-        command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
-        for (flag, name) in [("--cert", "server.pem"), ("--key", "server.key"), ("--inventory", "inventory.yaml"), ("--state", "state")] {
-            command.arg(flag).arg(file(name));
-        }
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut said = |word: &str| -> String {
-            let line = lines.next().unwrap_or_else(|| panic!("the simulator has ended: see above")).unwrap();
-            line.strip_prefix(word).unwrap_or_else(|| panic!("{line:?} where {word:?} was awaited")).trim().to_owned()
-        };
-        let (control, url) = (said("control "), said("ready "));
-        Self { child, url, control, ca, _state: state }
+        Self { program: Program::start(&inventory(vms, settings), state.path()), _state: state }
     }
 
     /// A client of it.
@@ -144,17 +91,6 @@ impl Simulator {
 
     pub fn client(&self) -> Client {
         self.client_as("hawser", "sandbox")
-    }
-
-    /// Asks the control port: the guest, an administrator, or fate.
-    pub async fn ask(&self, method: &str, path: &str, body: Value) -> Value {
-        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let request = reqwest::Client::new().request(method.clone(), format!("{}/v1{path}", self.control));
-        let request = if body.is_null() { request } else { request.body(body.to_string()) };
-        let response = request.send().await.unwrap();
-        let (status, text) = (response.status(), response.text().await.unwrap());
-        assert!(status.is_success(), "{method} {path}: {status} {text}");
-        serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
     pub async fn get(&self, path: &str) -> Value {
@@ -241,15 +177,4 @@ impl Watched {
     pub fn notes(&self) -> Vec<Note> {
         self.notes.lock().unwrap().clone()
     }
-}
-
-/// A CA's certificate, and a server's with its key, in PEM.
-fn certificates() -> (Vec<u8>, (String, String)) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, "a CA for tests");
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
-    (ca.pem().into_bytes(), (server.pem(), key.serialize_pem()))
 }

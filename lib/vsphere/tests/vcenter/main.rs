@@ -6,4 +6,5 @@ mod changes;
 mod client;
 mod fixture;
 mod inventory;
+mod program;
 mod snapshots;

@@ -1,0 +1,171 @@
+//! The end of the chain: what the log says is to be done, and when the next cycle begins.
+
+use super::*;
+
+pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let seen = pass.seen;
+    let ledger = seen.ours()?;
+    match seen.due.as_ref().ok()?.as_ref()? {
+        Due::Apply { of, .. } => Some(apply(pass, said, *of)),
+        Due::Resume(state) => {
+            let Some((cycle, name)) = object(pass, state.of) else { return Some(make_cycle(pass, said, state.of)) };
+            if let Some(end) = reassign(pass, cycle, &name) {
+                runs(said, &name, "is given to another gateway");
+                return Some(end);
+            }
+            match cycle.object.spec.worker.as_deref().filter(|worker| seen.alive(worker)) {
+                Some(worker) => runs(said, &name, &format!("runs on {worker}")),
+                None => no_gateway(seen, said),
+            }
+            Some((Step::None, SOON))
+        }
+        Due::New { above } => Some(new_cycle(pass, said, ledger, *above)),
+    }
+}
+
+fn object<'p>(pass: &'p Pass<'_>, of: blocklog::ids::CycleId) -> Option<(&'p CycleSeen, String)> {
+    let cycle = pass.seen.cycles.iter().find(|cycle| mirror::id(&cycle.object) == Some(of))?;
+    Some((cycle, cycle.object.metadata.name.clone().unwrap_or_default()))
+}
+
+fn runs(said: &mut Said, name: &str, how: &str) {
+    said.findings.push(Finding::holds(C::Replicating, Reason::CycleRunning, format!("{name} {how}")));
+}
+
+fn no_gateway(seen: &Observed, said: &mut Said) {
+    let name = seen.object.spec.appliance_ref.name.clone();
+    stands_still(said, Reason::PodsNotReady, format!("no gateway of the appliance {name} is ready"));
+    said.waiting = Some(waits_for(Reason::PodsNotReady, Some(name)));
+}
+
+fn make_cycle(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
+    runs(said, &names::cycle(pass.seen.name(), mirror::bytes(of.cycle.0)), "begins");
+    (Step::MakeCycle { of, worker: pass.seen.free_gateway().map(|free| free.name.clone()) }, NOW)
+}
+
+fn apply(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
+    let seen = pass.seen;
+    let Some((cycle, name)) = object(pass, of) else { return make_cycle(pass, said, of) };
+    runs(said, &name, "is being applied");
+    // The snapshot is still released while the log is applied.
+    if let Some(end) = reassign(pass, cycle, &name).filter(|_| !pass.released(cycle)) {
+        return end;
+    }
+    let seeds: Option<std::collections::BTreeMap<_, _>> =
+        seen.ours().map(|ledger| ledger.seeds.iter().map(|(disk, seed)| (*disk, seed.unique_id.clone())).collect());
+    let ordered = matches!(&seen.order, Ok(Some(order)) if order.of == of && Some(&order.seeds) == seeds.as_ref());
+    let written = cycle.object.status.as_ref().and_then(|status| status.target.as_ref()).and_then(|target| target.ordered.as_ref());
+    // Renewed at half life: whoever is at work with it then has half a day to take note.
+    let fresh = written.is_some_and(|written| seen.now.duration_since(written.0) < GRANT / 2);
+    if ordered && fresh { (Step::None, SOON) } else { (Step::WriteOrder(of), SOON) }
+}
+
+impl Pass<'_> {
+    fn released(&self, cycle: &CycleSeen) -> bool {
+        self.cycles().any(|(one, mirrored)| one.object.metadata.name == cycle.object.metadata.name && mirrored.released)
+    }
+}
+
+fn new_cycle(pass: &Pass<'_>, said: &mut Said, ledger: &Ledger, above: blocklog::ids::Cycle) -> End {
+    let seen = pass.seen;
+    if let Some((cycle, _)) = pass.open().next() {
+        let name = cycle.object.metadata.name.clone().unwrap_or_default();
+        let worker = cycle.object.spec.worker.as_deref().filter(|worker| seen.alive(worker));
+        if worker.is_none() {
+            no_gateway(seen, said);
+            return (Step::None, SOON);
+        }
+        let message = format!("{name} is not over yet: its snapshot is being removed");
+        said.findings.push(Finding::holds(C::Replicating, Reason::PreviousCycleOpen, message));
+        said.waiting = Some(waits_for(Reason::PreviousCycleOpen, Some(name)));
+        return (Step::None, SOON);
+    }
+    if matches!(seen.order, Ok(Some(_))) {
+        return (Step::DropOrder, NOW);
+    }
+    let Ok(source) = &seen.source else { return (Step::None, LATER) };
+    if !source.snapshots.is_empty() {
+        said.findings.push(Finding::open(C::Replicating, Reason::RemovingSnapshot, "a snapshot of ours that no cycle needs is removed"));
+        return (Step::ReleaseSnapshots, NOW);
+    }
+    match seen.object.spec.replication {
+        Replication::Active => {}
+        Replication::Paused => {
+            stands_still(said, Reason::Paused, "replication is paused: set it to Active to go on");
+            return (Step::None, IDLE);
+        }
+        Replication::Stopped => return (Step::None, NOW),
+    }
+    let since = due(seen, ledger, &pass.history);
+    if since > seen.now {
+        said.next_cycle = Some(since);
+        not_due(said, &pass.history, since);
+        let wait = Duration::try_from(since.duration_since(seen.now)).unwrap_or(IDLE);
+        return (Step::None, wait.clamp(NOW, IDLE));
+    }
+    if let Some(busy) = &source.busy {
+        stands_still(said, busy.reason, busy.message.clone());
+        said.waiting = Some(waits_for(busy.reason, None));
+        return (Step::None, again(busy, SOON));
+    }
+    if seen.free_gateway().is_none() {
+        no_gateway(seen, said);
+        return (Step::None, SOON);
+    }
+    let me = Candidate { vm: seen.name().to_owned(), disks: ledger.seeds.len(), since };
+    let waiting: Vec<Candidate> = seen.slots.waiting.iter().cloned().chain([me]).collect();
+    match admit(seen.name(), &seen.slots.holders, &waiting, seen.slots.total) {
+        Admission::Start => {
+            runs(said, &names::cycle(seen.name(), mirror::bytes(above.0 + 1)), "begins");
+            (Step::Claim(above), NOW)
+        }
+        Admission::Full { used, total, holders, position } => {
+            let appliance = seen.object.spec.appliance_ref.name.clone();
+            let message = format!("{used} of {total} disk slots of the appliance {appliance} are taken; place {position} in the queue");
+            stands_still(said, Reason::ApplianceFull, message);
+            let count = |count: usize| i64::try_from(count).ok();
+            said.waiting = Some(WaitingFor {
+                used: count(used),
+                capacity: count(total),
+                holders,
+                position: count(position),
+                ..waits_for(Reason::ApplianceFull, Some(appliance))
+            });
+            (Step::None, SOON)
+        }
+    }
+}
+
+/// From when on a cycle is due.
+fn due(seen: &Observed, ledger: &Ledger, history: &History) -> Timestamp {
+    let uid = seen.object.metadata.uid.as_deref();
+    due_by(&seen.object.spec, uid, ledger.tokens.get(SYNC_NOW), ledger.recovery_point.is_some(), history)
+}
+
+/// From when on a cycle is due: `done` is the `syncNow` that is done, `replica` is true where there is a recovery point.
+#[must_use]
+pub fn due_by(spec: &ReplicatedVMSpec, uid: Option<&str>, done: Option<&String>, replica: bool, history: &History) -> Timestamp {
+    let last = history.0.as_ref().map(|last| Last {
+        started: last.started.0,
+        ended: last.ended.0,
+        succeeded: last.succeeded,
+        initial: last.kind == CycleKind::Initial,
+    });
+    // A disk whose seed is new waits for nothing: until it is covered there is no recovery point.
+    let last = last.filter(|last| !last.succeeded || replica);
+    let asked = spec.sync_now.as_ref().is_some_and(|token| Some(token) != done);
+    let max_interval = spec.max_interval.as_ref().and_then(|text| text.parse().ok()).map(|span| span.duration());
+    due_since(&due::History { last, failures: history.1, max_interval, asked, uid: uid.unwrap_or_default() })
+}
+
+fn not_due(said: &mut Said, history: &History, since: Timestamp) {
+    let since = mirror::seconds(since).0;
+    if history.1 > 0 {
+        let reason = history.0.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default();
+        let message = format!("{} cycles failed in a row, the last one with {reason}: the next one begins at {since}", history.1);
+        stands_still(said, Reason::BackOff, message);
+        said.waiting = Some(WaitingFor { earliest: Some(mirror::seconds(since)), ..waits_for(Reason::BackOff, None) });
+    } else {
+        said.findings.push(Finding::holds(C::Replicating, Reason::NotDue, format!("the next cycle begins at {since}")));
+    }
+}
