@@ -13,8 +13,8 @@ setup: ## Install what tests and demo use: nbdkit, nbdcopy, qemu-img, e2fsprogs,
 azurite:
 	@scripts/azurite.sh
 
-build: ## The worker, optimised
-	cargo build --release -p worker
+build: ## Operator and worker, optimised
+	cargo build --release -p operator -p worker
 
 test: setup check unit e2e ## All tests, as CI runs them
 

@@ -20,14 +20,10 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 # --- the disk: an ext4 filesystem with some 40 MiB of the machine's own files
 say "A disk with files of this machine"
-mkdir "$work/files"
-find /usr/share/common-licenses /etc/ssl /usr/bin /usr/share/doc -xdev -type f -size -2048k -readable -printf '%s %p\n' 2>/dev/null |
-  awk '{ total += $1; if (total < 42e6) print substr($0, length($1) + 2) }' |
-  tar --create --absolute-names --files-from=- 2>/dev/null | tar --extract --directory="$work/files" 2>/dev/null
 disk=$work/disk.img
-truncate -s 128M "$disk"
-mkfs.ext4 -q -F -d "$work/files" "$disk"
-echo "$(find "$work/files" -type f | wc -l) files, $(du -sm "$work/files" | cut -f1) MiB, on a disk of 128 MiB"
+{ read -r image; read -r what; } < <(TMPDIR=$work scripts/demo/filesystem.sh 128)
+mv "$image" "$disk"
+echo "$what"
 
 # --- Azurite: the log's container and the replica's
 port=$(node -e 'const s = require("net").createServer(); s.listen(0, "127.0.0.1", () => { console.log(s.address().port); s.close(); })')

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # Builds the images of the sandbox as OCI archives, without a registry: what the release's Containerfile makes, on the base of base.sh.
 #
-#   build.sh [WORKER]       WORKER is the worker's binary (target/release/worker)
+#   build.sh [FOLDER]       where the binaries operator and worker are (target/release)
 #
-#   .cache/images/worker.tar        hawser.dev/worker:dev        the release's image
-#   .cache/images/worker-vddk.tar   hawser.dev/worker-vddk:dev   the same with the stand-in for VMware's library, where users mount the real one
+#   .cache/images/operator.tar   hawser.dev/operator:dev
+#   .cache/images/worker.tar     hawser.dev/worker:dev
+#   .cache/images/vddk           the stand-in for VMware's library, as a user's volume holds the real one: vmware-vix-disklib-distrib/lib64
 #
-# An image is built when what goes into it has changed. Needs: buildah, debootstrap, gcc, make, libgnutls28-dev.
+# Each is built when what goes into it has changed. Needs: buildah, debootstrap, gcc, make, libgnutls28-dev.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 out=$root/.cache/images
 
-worker=${1:-target/release/worker}
-if [[ ! -x $worker ]]; then
-	echo "build.sh: there is no worker at $worker: cargo build --release -p worker, or name another binary" >&2
+binaries=${1:-target/release}
+for binary in operator worker; do
+	[[ -x $binaries/$binary ]] && continue
+	echo "build.sh: there is no $binary in $binaries: cargo build --release -p operator -p worker, or name another folder" >&2
 	exit 1
-fi
+done
 for tool in buildah make gcc; do
 	command -v "$tool" >/dev/null || { echo "build.sh: $tool is missing: apt-get install $tool" >&2; exit 1; }
 done
@@ -50,8 +52,7 @@ keep() {
 
 base_key=$(<"$tree/../.key")
 base=hawser.dev/base:$base_key
-worker_key=$(digest Containerfile e2e/images/build.sh "$worker" <(echo "$base_key"))
-vddk_key=$(digest e2e/vddk/Makefile e2e/vddk/*.[ch] <(echo "$worker_key"))
+key_of() { digest Containerfile e2e/images/build.sh "$binaries/$1" <(echo "$base_key"); }
 
 build_base() {
 	images inspect --type image "$base" >/dev/null 2>&1 && return
@@ -62,31 +63,39 @@ build_base() {
 	images commit --quiet --rm --signature-policy "$policy" "$container" "$base" >/dev/null
 }
 
-build_worker() {
-	images inspect --type image hawser.dev/worker:dev >/dev/null 2>&1 && fresh worker "$worker_key" && return
+# image NAME: the stage of the Containerfile with that name and the binary with that name.
+image() {
+	local key
+	key=$(key_of "$1")
+	fresh "$1" "$key" && return
 	build_base
-	say "worker"
+	say "$1"
+	rm -rf "$work/context"
 	mkdir -p "$work/context"
-	cp "$worker" "$work/context/worker"
-	images bud --quiet --pull-never --layers=false --signature-policy "$policy" --build-arg "BASE=$base" --build-arg WORKER=worker \
-		--file Containerfile --tag hawser.dev/worker:dev "$work/context" >/dev/null
-	keep worker "$worker_key" hawser.dev/worker:dev
+	cp "$binaries/$1" "$work/context/$1"
+	images bud --quiet --pull-never --layers=false --signature-policy "$policy" --build-arg "BASE=$base" --build-arg "${1^^}=$1" \
+		--target "$1" --file Containerfile --tag "hawser.dev/$1:dev" "$work/context" >/dev/null
+	keep "$1" "$key" "hawser.dev/$1:dev"
+	built=1
 }
 
-build_worker_vddk() {
-	fresh worker-vddk "$vddk_key" && return
-	say "worker-vddk"
-	local container library=$work/vddk
-	CFLAGS=-O2 make -s -C e2e/vddk OUT="$library" "$library/lib64/libvixDiskLib.so.8"
-	container=$(images from --pull-never hawser.dev/worker:dev)
-	images add --quiet --chmod 0755 "$container" "$library/lib64/libvixDiskLib.so.8" /opt/vmware-vix-disklib/lib64/ >/dev/null
-	images commit --quiet --rm --signature-policy "$policy" "$container" hawser.dev/worker-vddk:dev >/dev/null
-	keep worker-vddk "$vddk_key" hawser.dev/worker-vddk:dev
+vddk() {
+	local key library=$out/vddk/vmware-vix-disklib-distrib/lib64
+	key=$(digest e2e/vddk/Makefile e2e/vddk/*.[ch])
+	[[ -f $library/libvixDiskLib.so.8 && -f $out/vddk.key && $(<"$out/vddk.key") == "$key" ]] && return
+	say "the stand-in for VMware's library"
+	CFLAGS=-O2 make -s -C e2e/vddk OUT="$work/vddk" "$work/vddk/lib64/libvixDiskLib.so.8"
+	mkdir -p "$library"
+	install --mode=0755 "$work/vddk/lib64/libvixDiskLib.so.8" "$library/libvixDiskLib.so.8.new"
+	mv "$library/libvixDiskLib.so.8.new" "$library/libvixDiskLib.so.8"
+	echo "$key" >"$out/vddk.key"
 }
 
-if ! fresh worker "$worker_key" || ! fresh worker-vddk "$vddk_key"; then
-	build_worker
-	build_worker_vddk
+built=
+vddk
+image operator
+image worker
+if [[ -n $built ]]; then
 	# What a newer build has taken the place of goes.
 	images images --noheading --filter reference=hawser.dev/base --format '{{.Name}}:{{.Tag}}' |
 		grep -vxF "$base" | xargs -r -n1 buildah --root "$out/storage" --runroot "$out/run" rmi >/dev/null 2>&1 || true

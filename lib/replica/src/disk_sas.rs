@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use azure_core::http::Url;
+use azure_core::http::{Transport, Url};
 use blocklog::{azure_blob::Auth, clock::Clock};
 use bytes::Bytes;
 use uuid::Uuid;
@@ -34,7 +34,16 @@ impl fmt::Debug for DiskSasDisk {
 impl DiskSasDisk {
     /// Opens a disk by its SAS. [`ReplicaError::WrongSeed`] where there is none; whether it is the right one [`ReplicaDisk::unique_id`] tells.
     pub async fn open(url: Url, clock: Arc<dyn Clock>, version: Option<&str>) -> Result<Self, ReplicaError> {
-        let pages = Pages::new(url, &Auth::Url, Some(version.unwrap_or(VERSION)))?;
+        Self::open_through(None, url, clock, version).await
+    }
+
+    async fn open_through(
+        transport: Option<Transport>,
+        url: Url,
+        clock: Arc<dyn Clock>,
+        version: Option<&str>,
+    ) -> Result<Self, ReplicaError> {
+        let pages = Pages::through(transport, url, &Auth::Url, Some(version.unwrap_or(VERSION)))?;
         let content = content_of(pages.properties().await?)?;
         Ok(Self(PageDisk::new(pages, content, FenceKind::Time, clock)))
     }
@@ -49,7 +58,19 @@ impl DiskSasDisk {
         capacity: u64,
         unique_id: Uuid,
     ) -> Result<Self, ReplicaError> {
-        let disk = Self::open(url, clock, version).await?;
+        Self::format_through(None, url, clock, version, capacity, unique_id).await
+    }
+
+    /// The same over a transport that has its own opinion of whom to trust.
+    pub async fn format_through(
+        transport: Option<Transport>,
+        url: Url,
+        clock: Arc<dyn Clock>,
+        version: Option<&str>,
+        capacity: u64,
+        unique_id: Uuid,
+    ) -> Result<Self, ReplicaError> {
+        let disk = Self::open_through(transport, url, clock, version).await?;
         let content = disk.0.content;
         if content < capacity {
             return Err(ReplicaError::TooSmall { capacity: content, needed: capacity });

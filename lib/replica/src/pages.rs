@@ -5,7 +5,10 @@
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
-use azure_core::{http::Url, time::OffsetDateTime};
+use azure_core::{
+    http::{Transport, Url},
+    time::OffsetDateTime,
+};
 use azure_storage_blob::{
     BlobClient, BlobClientOptions, PageBlobClient,
     models::{
@@ -115,7 +118,13 @@ fn crc64(data: &[u8]) -> Vec<u8> {
 impl Pages {
     /// A client of the blob at `url`, which is used as it stands. `version` is the `x-ms-version` to speak; `None` is the SDK's own.
     pub(crate) fn new(url: Url, auth: &Auth, version: Option<&str>) -> Result<Self, ReplicaError> {
-        let client_options = client_options(auth, Retry::None).map_err(|error| ReplicaError::Denied(error.to_string()))?;
+        Self::through(None, url, auth, version)
+    }
+
+    /// The same over a transport that has its own opinion of whom to trust.
+    pub(crate) fn through(transport: Option<Transport>, url: Url, auth: &Auth, version: Option<&str>) -> Result<Self, ReplicaError> {
+        let mut client_options = client_options(auth, Retry::None).map_err(|error| ReplicaError::Denied(error.to_string()))?;
+        client_options.transport = transport.or(client_options.transport);
         let mut options = BlobClientOptions { client_options, ..BlobClientOptions::default() };
         if let Some(version) = version {
             options.version = version.to_owned();

@@ -67,6 +67,8 @@ impl Drop for VCenter {
 pub struct Target {
     /// Resource Manager.
     pub arm: Arm,
+    /// The way to the hosts of managed disks: whom the appliance trusts.
+    pub disk_hosts: Transport,
     /// The log, without whose key nothing is read.
     pub steward: Result<Steward, Trouble>,
     made_of: String,
@@ -159,11 +161,12 @@ fn target(inputs: &Inputs, before: Option<&Target>, clock: &Arc<dyn Clock>) -> R
         http: http.clone(),
         clock: clock.clone(),
     });
+    let disk_hosts = Transport::new(Arc::new(http.clone()));
     let steward = inputs.keys.clone().and_then(|(keys, _)| {
         let store = store(&inputs.spec, Auth::Token(credential), http).map_err(|why| Trouble::new(Reason::LogStoreFailed, why))?;
         Ok(Steward { store: Arc::new(store), keys })
     });
-    Ok(Target { arm, steward, made_of })
+    Ok(Target { arm, disk_hosts, steward, made_of })
 }
 
 /// The container, through a client that trusts whom the appliance trusts.
