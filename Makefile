@@ -43,9 +43,10 @@ sandbox-down: ## Leaves nothing of it
 sandbox-status: ## What of it runs
 	@e2e/sandbox/status.sh
 
-demo: demo-local ## A disk is replicated before your eyes: full, two deltas, full again
+demo: sandbox-up ## The whole system: a VM of three disks is replicated before your eyes, from helm install to equal hashes
+	@cargo run --quiet -p e2e-system --bin demo
 
-demo-local: setup build
+demo-local: setup build ## The data path alone, on this machine: a disk, full, two deltas, full again
 	@scripts/demo.sh
 
 bench: setup build ## Ratios of the data path, measured on this machine now

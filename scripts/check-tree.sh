@@ -30,6 +30,14 @@ for definition in crds/*.yaml; do
   cmp -s "$definition" "charts/hawser/crd/${definition##*/}" || fail "charts/hawser/crd has another ${definition##*/}: cp crds/*.yaml charts/hawser/crd/"
 done
 
+# What a user has to grant is what is asked for.
+while read -r right; do
+  grep -qF "\`$right\`" docs/getting-started.md || fail "docs/getting-started.md does not name $right, without which nothing is replicated"
+done < <(
+  grep -A1 ' required($' lib/vsphere/src/methods/rights.rs | grep -oE '[A-Za-z]+\.[A-Za-z.]+'
+  sed -n '/pub const REPLICATION/,/];/p' lib/azure/src/rights.rs | grep -oE 'Microsoft\.[A-Za-z./]+'
+)
+
 # Links between documents lead somewhere.
 while IFS=: read -r file link; do
   [[ -e $(dirname "$file")/$link ]] || fail "$file links to $link, which does not exist"

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The sandbox's own tests, one after the other: the simulators by themselves, then by clients that are not ours, then the whole.
+# End to end, one after the other: the whole of Hawser in a sandbox, its demo first; then the sandbox's own tests: the simulators by themselves, by
+# clients that are not ours, and all together.
 #
-#   e2e.sh [vcenter] [vcenter-judges] [vddk] [images] [azure-judges] [sandbox] [chart]     some of them (all)
+#   e2e.sh [chart] [system] [vcenter] [vcenter-judges] [vddk] [images] [azure-judges] [sandbox]     some of them (all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-steps=(vcenter vcenter-judges vddk images azure-judges sandbox chart)
+steps=(chart system vcenter vcenter-judges vddk images azure-judges sandbox)
 (($#)) || set -- "${steps[@]}"
 
+system() { e2e/system/test.sh; }
 vcenter() { (cd e2e/vcenter && nice go test ./...); }
 vcenter-judges() { e2e/vcenter/judges/run.sh; }
 vddk() { e2e/vddk/test.sh && e2e/vddk/test-vcenter.sh; }

@@ -180,6 +180,9 @@ words! {
         ChangeTrackingOff,
         /// The VM was reverted to a snapshot.
         Reverted,
+        /// The last cycle was built on a snapshot that is not Hawser's: whether the VM was reverted to it since can't be told for certain. The
+        /// disks are compared in full until a cycle runs without such a snapshot: remove it when it is not needed.
+        ForeignSnapshot,
         /// The host can't tell what changed; the message repeats its fault.
         ChangesUnknown,
 

@@ -9,6 +9,7 @@ pub mod context;
 pub mod cycle;
 pub mod due;
 pub mod metrics;
+pub mod roles;
 pub mod seeds;
 pub mod trouble;
 pub mod vm;

@@ -8,10 +8,7 @@ use blocklog::{
 };
 use clap::Parser;
 use crds::{Appliance, ReplicatedVM, ReplicationCycle, names};
-use futures::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, LocalBoxFuture},
-};
+use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Namespace, Secret},
@@ -27,7 +24,7 @@ use kube::{
         watcher,
     },
 };
-use kube_lease_manager::LeaseManagerBuilder;
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use operator::{
     appliance,
     context::{Context, DiskLists, Settings, Sites},
@@ -39,7 +36,20 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     sync::watch,
+    task::JoinHandle,
 };
+
+/// How long the Lease lasts without being renewed: after a leader that was killed, nobody leads for so long.
+const LEASE_SECONDS: u64 = 15;
+/// How long after a renewal the next one is.
+const RENEW_SECONDS: u64 = 10;
+/// How often one that waits looks whether the Lease was given back.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long the passes that are under way have when the process is told to stop; one that makes seeds may take much longer, and can be cut
+/// anywhere. With twice [`GOODBYE`] it is less than ten seconds, in which another leads.
+const LAST_PASSES: Duration = Duration::from_secs(4);
+/// How long each farewell may take.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Reconciles Appliances and ReplicatedVMs. Of several replicas one works, by a Lease; the others wait.
 #[derive(Debug, Parser)]
@@ -99,9 +109,11 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let (leads, leading) = watch::channel(false);
     let stop = stopping().shared();
     tokio::spawn(serve(arguments.listen, metrics.clone(), leading.clone()));
-    let Some(lost) = lead(&client, &arguments, leads, stop.clone()).await? else { return Ok(()) };
-
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let Some(leadership) = lead(&client, &arguments, clock.as_ref(), stop.clone()).await? else { return Ok(()) };
+    leads.send_replace(true);
+    let lost = leadership.lost();
+
     let scopes: Vec<Option<String>> =
         if arguments.namespace.is_empty() { vec![None] } else { arguments.namespace.iter().cloned().map(Some).collect() };
     let busy = Config::default().concurrency(arguments.concurrency);
@@ -160,12 +172,25 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         running.push(of_appliances.boxed_local());
     }
     tracing::info!(cluster = context.settings.cluster, "leading");
-    futures::future::join_all(running).await;
+    let late = async {
+        end.await;
+        context.clock.sleep(LAST_PASSES).await;
+    };
+    tokio::select! {
+        _ = futures::future::join_all(running) => {}
+        // A pass that is cut here is what one is that was killed: the next leader looks again.
+        () = late => tracing::warn!("not all passes have ended in time"),
+    }
+    leads.send_replace(false);
     for site in context.sites.all() {
         if let Ok(vcenter) = &site.vcenter {
             // A session that is left counts against vCenter's limit until it runs out.
-            let _ = tokio::time::timeout(Duration::from_secs(3), vcenter.client.logout()).await;
+            let _ = tokio::time::timeout(GOODBYE, vcenter.client.logout()).await;
         }
+    }
+    // After the last pass, so that two never work at a time; before the end, or nobody leads until it runs out.
+    if tokio::time::timeout(GOODBYE, leadership.release()).await.is_err() {
+        tracing::warn!("the lease could not be given back in time: the next leader waits until it runs out");
     }
     Ok(())
 }
@@ -228,46 +253,81 @@ async fn cluster(client: &Client, given: Option<String>) -> Result<String, Strin
     if fits { Ok(cluster) } else { Err(format!("--cluster: {cluster:?} is not 1 to 63 of A-Z a-z 0-9 . _ -")) }
 }
 
-/// Waits for the lease. What comes back ends when it is lost; none where the operator is stopped before.
+/// The Lease, held by this process, and renewed in a task until it is given back.
+struct Leadership {
+    held: watch::Receiver<bool>,
+    task: JoinHandle<Result<LeaseManager, LeaseManagerError>>,
+}
+
+impl Leadership {
+    /// Ends when another holds it.
+    fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut held = self.held.clone();
+        async move {
+            while *held.borrow_and_update() {
+                if held.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Gives it back. What [`Leadership::lost`] has given has to be gone.
+    async fn release(self) {
+        // The task gives it back, and ends, when nobody listens to it any more.
+        drop(self.held);
+        match self.task.await {
+            Ok(Ok(_)) => tracing::info!("the lease is given back"),
+            Ok(Err(error)) => tracing::warn!(%error, "the lease could not be given back"),
+            Err(error) => tracing::warn!(%error, "the lease could not be given back"),
+        }
+    }
+}
+
+/// Waits for the lease; none where the operator is stopped before it has it.
 async fn lead(
     client: &Client,
     arguments: &Arguments,
-    leads: watch::Sender<bool>,
+    clock: &dyn Clock,
     stop: impl Future<Output = ()>,
-) -> Result<Option<BoxFuture<'static, ()>>, String> {
-    let manager = LeaseManagerBuilder::new(client.clone(), &arguments.lease)
-        .with_namespace(&arguments.pod_namespace)
-        .with_identity(&arguments.pod)
-        .build()
-        .await
-        .map_err(|error| format!("the lease {} in {}: {error}", arguments.lease, arguments.pod_namespace))?;
-    let (mut held, task) = manager.watch().await;
+) -> Result<Option<Leadership>, String> {
+    let look = || async {
+        LeaseManagerBuilder::new(client.clone(), &arguments.lease)
+            .with_namespace(&arguments.pod_namespace)
+            .with_identity(&arguments.pod)
+            .with_duration(LEASE_SECONDS)
+            .with_grace(LEASE_SECONDS - RENEW_SECONDS)
+            .build()
+            .await
+            .map_err(|error| format!("the lease {} in {}: {error}", arguments.lease, arguments.pod_namespace))
+    };
+    let mut manager = look().await?;
     let won = async {
-        while !*held.borrow_and_update() {
-            if held.changed().await.is_err() {
-                return false;
+        loop {
+            // One that another holds it believes until it runs out, though it be given back before: so it has to look anew. Where this is cut
+            // between its taking the lease and its saying so, the next look finds it taken by this name.
+            let looked = tokio::time::timeout(LOOK, manager.changed()).await;
+            match looked {
+                Ok(Ok(true)) => return manager,
+                Ok(Ok(false)) | Err(_) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the lease can't be looked at");
+                    clock.sleep(LOOK).await;
+                }
+            }
+            match look().await {
+                Ok(anew) => manager = anew,
+                Err(why) => tracing::warn!(why, "the lease can't be looked at"),
             }
         }
-        true
     };
-    let won = tokio::select! {
-        won = won => won,
-        () = stop => return Ok(None),
-    };
-    if !won {
-        return Err("the lease can't be watched any more".to_owned());
+    tokio::select! {
+        won = won => {
+            let (held, task) = won.watch().await;
+            Ok(Some(Leadership { held, task }))
+        }
+        () = stop => Ok(None),
     }
-    leads.send_replace(true);
-    let lost = async move {
-        while *held.borrow_and_update() {
-            if held.changed().await.is_err() {
-                break;
-            }
-        }
-        leads.send_replace(false);
-        drop(task);
-    };
-    Ok(Some(lost.boxed()))
 }
 
 async fn stopping() {

@@ -10,6 +10,8 @@ pub struct Metrics {
     pub recovery_point: GaugeVec,
     /// `hawser_vm_ready`
     pub ready: GaugeVec,
+    /// `hawser_apply_failures`
+    pub apply_failures: GaugeVec,
     /// `hawser_cycles_total`
     pub cycles: IntCounterVec,
     /// `hawser_reconcile_seconds`
@@ -31,6 +33,8 @@ impl Metrics {
             vm,
         )?;
         let ready = GaugeVec::new(Opts::new("hawser_vm_ready", "1 where the condition Ready of a ReplicatedVM is True"), vm)?;
+        let apply_failures =
+            GaugeVec::new(Opts::new("hawser_apply_failures", "Tries in a row in which the current cycle could not be applied"), vm)?;
         let cycles = IntCounterVec::new(
             Opts::new("hawser_cycles_total", "Cycles that ended, by reason (AsExpected where they succeeded)"),
             &["namespace", "name", "reason"],
@@ -43,10 +47,11 @@ impl Metrics {
         let errors = IntCounterVec::new(Opts::new("hawser_reconcile_errors_total", "Passes that failed"), &["kind", "reason"])?;
         registry.register(Box::new(recovery_point.clone()))?;
         registry.register(Box::new(ready.clone()))?;
+        registry.register(Box::new(apply_failures.clone()))?;
         registry.register(Box::new(cycles.clone()))?;
         registry.register(Box::new(passes.clone()))?;
         registry.register(Box::new(errors.clone()))?;
-        Ok(Self { registry, recovery_point, ready, cycles, passes, errors })
+        Ok(Self { registry, recovery_point, ready, apply_failures, cycles, passes, errors })
     }
 
     /// Takes away what is told of a VM that is gone: a gauge that stays would raise an alert for ever.
@@ -54,6 +59,7 @@ impl Metrics {
         // It is no error where nothing was told of it.
         let _ = self.recovery_point.remove_label_values(&[namespace, name]);
         let _ = self.ready.remove_label_values(&[namespace, name]);
+        let _ = self.apply_failures.remove_label_values(&[namespace, name]);
     }
 
     /// As Prometheus reads them.
@@ -75,6 +81,7 @@ mod tests {
     fn a_vm_that_is_gone_is_not_told_of() {
         let metrics = Metrics::new().unwrap();
         metrics.ready.with_label_values(&["apps", "web"]).set(1.0);
+        metrics.apply_failures.with_label_values(&["apps", "web"]).set(3.0);
         assert!(String::from_utf8(metrics.text()).unwrap().contains(r#"hawser_vm_ready{name="web",namespace="apps"} 1"#));
         metrics.forget("apps", "web");
         assert!(!String::from_utf8(metrics.text()).unwrap().contains("web"));

@@ -181,7 +181,7 @@ fn instance(ledger: Option<&Ledger>) -> u64 {
 /// True where a disk that was made before can become the seed of a source of `capacity` bytes.
 #[must_use]
 pub fn fits(disk: &Disk, capacity: u64) -> bool {
-    disk.state.is_upload() && disk.content == Some(azure::disks::content(capacity))
+    !disk.failed && disk.state.is_upload() && disk.content == Some(azure::disks::content(capacity))
 }
 
 fn find<'a>(disks: &'a [Disk], id: &str) -> Option<&'a Disk> {

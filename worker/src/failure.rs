@@ -208,6 +208,7 @@ pub fn blob_remedy(name: &str, needed: bool) -> &'static str {
         "keycheck" => "If the key file is the right one, delete this blob: the next run makes it anew.",
         "state" => "Run again: the cycle's number is skipped, and a new cycle covers the same ground.",
         "receipt" => "It is for people only: delete it.",
+        "setback" => "Delete it: where the cycle still can't be applied, the applier writes it anew.",
         _ if last.ends_with(".seg") => "Run again: a new cycle covers the same ground.",
         _ if name.contains("/fingerprints/") => {
             "Run `worker ledger forget-fingerprints` for this disk, and then a cycle: the disk is sent whole once."
@@ -302,6 +303,7 @@ impl From<SnapshotError> for Failure {
         let reason = match &error {
             SnapshotError::Unreachable(_) => "SourceUnreachable",
             SnapshotError::Refused(_) => "SourceRefused",
+            SnapshotError::Gone(_) => "VmNotFound",
         };
         let remedy = "See to it that every source exists and can be read, and run again.";
         Self::new(Kind::SourceUnreachable, error.to_string(), remedy).because(reason)

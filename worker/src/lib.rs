@@ -10,6 +10,7 @@ pub mod gateway;
 mod leases;
 pub mod local;
 mod patience;
+pub mod read_back;
 mod secrets;
 pub mod snapshot;
 pub mod throttle;

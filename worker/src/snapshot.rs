@@ -19,6 +19,9 @@ pub enum SnapshotError {
     /// It refuses, and will go on to: no such VM, no privilege, no such disk.
     #[error("the source refuses: {0}")]
     Refused(String),
+    /// The VM is not there any more, and its snapshots are not with it: no try will ever be answered otherwise.
+    #[error("the VM is gone: {0}")]
+    Gone(String),
 }
 
 /// What has changed on a disk.
@@ -57,7 +60,7 @@ pub trait SnapshotControl: Send + Sync {
     async fn take(&self, of: CycleId) -> Result<Snapshot, SnapshotError>;
 
     /// True where the snapshot and its backing chain stand and no removal runs: then everything that was read from it before this call is
-    /// sound.
+    /// sound. Of a VM that is gone none stands.
     async fn stands(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError>;
 
     /// What changed on a disk between `since` and the snapshot.

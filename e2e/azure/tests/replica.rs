@@ -202,7 +202,7 @@ async fn a_write_lands_after_the_client_gave_up() {
     let disk = sandbox.open(clock.clone()).await;
     disk.raise_fence(Fence { turn: 1, previous_end: None }).await.unwrap();
     let effect = Effect::Late { seconds: 60.0, checked: Checked::Landing };
-    sandbox.state.disks.inject(Fault { disk: None, operation: Some(Operation::PutPage), times: Some(1), effect }).unwrap();
+    sandbox.state.disks.inject(Fault { disk: None, operation: Some(Operation::PutPage), times: Some(1), skip: 0, effect }).unwrap();
     let until = clock.now() + SignedDuration::from_mins(2);
     let outcome = disk.write(permit(1, until), 0, vec![7; 512].into()).await.unwrap_err();
     assert!(outcome.in_doubt(), "{outcome}");
@@ -233,7 +233,7 @@ async fn what_goes_wrong_is_in_doubt() {
         (1536, Effect::Drop { after: false }, false),
         (2048, Effect::Drop { after: true }, true),
     ] {
-        sandbox.state.disks.inject(Fault { disk: Some(DISK.to_owned()), operation: None, times: Some(1), effect: effect.clone() }).unwrap();
+        sandbox.state.disks.inject(Fault { disk: Some(DISK.to_owned()), operation: None, times: Some(1), skip: 0, effect: effect.clone() }).unwrap();
         let outcome = disk.write(permit(1, until), at, vec![5; 512].into()).await.unwrap_err();
         assert!(outcome.in_doubt() && outcome.retryable(), "{effect:?}: {outcome}");
         assert_eq!(sandbox.read(at, 512).await == [5; 512], landed, "{effect:?}");

@@ -152,9 +152,17 @@ pub fn namespace(name: &str) -> String {
 /// # Errors
 /// What helm says against it.
 pub async fn chart(sandbox: &Sandbox, values: &[&str]) -> Result<String> {
+    release(sandbox, NAMESPACE, values).await
+}
+
+/// The same, as a release of the name of its namespace.
+///
+/// # Errors
+/// What helm says against it.
+pub async fn release(sandbox: &Sandbox, namespace: &str, values: &[&str]) -> Result<String> {
     let authority = format!("workloadIdentity.authorityHost={}", sandbox.get("STS_URL"));
     let (client, tenant) = (format!("workloadIdentity.clientId={CLIENT}"), format!("workloadIdentity.tenantId={TENANT}"));
-    let mut arguments = vec!["upgrade", "--install", "hawser", "charts/hawser", "--namespace", NAMESPACE, "--wait", "--timeout=120s"];
+    let mut arguments = vec!["upgrade", "--install", namespace, "charts/hawser", "--namespace", namespace, "--wait", "--timeout=120s"];
     for value in ["image.tag=dev", "worker.image.tag=dev", &client, &tenant, &authority].into_iter().chain(values.iter().copied()) {
         arguments.extend(["--set", value]);
     }

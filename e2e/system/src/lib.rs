@@ -2,9 +2,13 @@
 //! and the end-to-end tests stand on this.
 
 pub mod azure;
+pub mod diary;
+pub mod fate;
 pub mod install;
 pub mod log;
 pub mod oracle;
+pub mod own;
+pub mod pods;
 pub mod sandbox;
 pub mod vcenter;
 pub mod vm;

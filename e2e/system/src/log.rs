@@ -1,8 +1,9 @@
 //! The log store as an administrator of the storage account sees it: to judge what is left, and to break it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use blocklog::{
+    cycle::State,
     document,
     ids::{CycleId, VmId},
     keys::KeyRing,
@@ -31,7 +32,15 @@ impl Log {
     /// # Errors
     /// Where no client can be made.
     pub fn open(sandbox: &Sandbox) -> Result<Self> {
-        let store = AzureStore::new(container(sandbox, CONTAINER)?, "").map_err(|error| error.to_string())?;
+        Self::of(sandbox, CONTAINER)
+    }
+
+    /// That of an appliance with a container of its own.
+    ///
+    /// # Errors
+    /// Where no client can be made.
+    pub fn of(sandbox: &Sandbox, name: &str) -> Result<Self> {
+        let store = AzureStore::new(container(sandbox, name)?, "").map_err(|error| error.to_string())?;
         Ok(Self { store: Arc::new(store), keys: keys() })
     }
 
@@ -44,6 +53,15 @@ impl Log {
         Ok(found.map_err(|error| error.to_string())?.map(|(ledger, _)| ledger))
     }
 
+    /// How far a cycle's gateway is.
+    ///
+    /// # Errors
+    /// Where that can't be read; it goes when the cycle is over.
+    pub async fn state(&self, of: CycleId) -> Result<State> {
+        let found = document::read::<State>(self.store.as_ref(), &self.keys, &names::state(of)).await;
+        found.map_err(|error| error.to_string())?.map(|(state, _)| state).ok_or_else(|| format!("{} is not there", names::state(of)))
+    }
+
     /// The names of a VM's blobs.
     ///
     /// # Errors
@@ -53,12 +71,12 @@ impl Log {
         Ok(all.into_iter().map(|blob| blob.name).collect())
     }
 
-    /// The names of a cycle's segments.
+    /// The names of a cycle's segments, and their sizes.
     ///
     /// # Errors
     /// Where they can't be listed.
-    pub async fn segments(&self, of: CycleId) -> Result<Vec<String>> {
+    pub async fn segments(&self, of: CycleId) -> Result<BTreeMap<String, u64>> {
         let all = self.store.list(&names::cycle(of)).await.map_err(|error| error.to_string())?;
-        Ok(all.into_iter().map(|blob| blob.name).filter(|name| name.ends_with(".seg")).collect())
+        Ok(all.into_iter().filter(|blob| blob.name.ends_with(".seg")).map(|blob| (blob.name, blob.size)).collect())
     }
 }

@@ -101,6 +101,18 @@ impl Sandbox {
         if output.status.success() { Ok(said.into_owned()) } else { Err(format!("{program} {}: {said}{complained}", arguments.join(" "))) }
     }
 
+    /// Gives an image of the node a second name, as a registry would have a newer one.
+    ///
+    /// # Errors
+    /// Where containerd does not know it.
+    pub async fn tag(&self, image: &str, name: &str) -> Result<()> {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.get("NETNS"))).arg(format!("--mount=/run/hawser-{}/mnt", self.name));
+        command.args(["ctr", "--namespace", "k8s.io", "images", "tag", "--force", image, name]);
+        let output = command.output().await.map_err(|error| format!("nsenter: {error}"))?;
+        if output.status.success() { Ok(()) } else { Err(format!("ctr images tag: {}", String::from_utf8_lossy(&output.stderr))) }
+    }
+
     /// `kubectl`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use crds::{
     ReplicatedVM, ReplicationCycle,
     replication_cycle::{CyclePhase, SnapshotState},
 };
+use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
 
 use crate::{
@@ -171,6 +172,52 @@ impl Replica {
                 Some(found) if found.reason == reason => Ok(found.message),
                 Some(found) => Err(format!("{}: {}", found.reason, found.message)),
                 None => Err("it has no such condition".to_owned()),
+            }
+        })
+        .await
+    }
+
+    /// Waits until somebody who looks at the events of the VM, its cycles, or at their conditions finds this reason; gives the words beside it.
+    ///
+    /// # Errors
+    /// What was told instead.
+    pub async fn told(&self, reason: &str, limit: Duration) -> Result<String> {
+        wait::until(&format!("{}: {reason} is told", self.name), limit, async || {
+            let mut told = Vec::new();
+            let api: Api<Event> = Api::namespaced(self.world.client.clone(), &self.namespace);
+            for event in api.list(&ListParams::default()).await.map_err(|error| error.to_string())? {
+                let about = event.regarding.and_then(|about| about.name).unwrap_or_default();
+                if about == self.name || about.starts_with(&format!("{}-", self.name)) {
+                    told.push((event.reason.unwrap_or_default(), event.note.unwrap_or_default()));
+                }
+            }
+            let mut conditions = self.object().await?.status.map(|status| status.conditions).unwrap_or_default();
+            for cycle in self.cycles().await? {
+                let status = cycle.status.unwrap_or_default();
+                conditions.extend(status.conditions);
+                told.extend(status.failure.map(|failure| (failure.reason, failure.message)));
+                let disks = status.source.map(|source| source.disks).unwrap_or_default();
+                told.extend(disks.into_iter().filter_map(|disk| Some((disk.reason?, format!("disk {}", disk.key)))));
+            }
+            told.extend(conditions.into_iter().map(|one| (one.reason, one.message)));
+            let words = told.iter().find(|(word, _)| word == reason).map(|(_, words)| words.clone());
+            match words {
+                Some(words) => Ok(words),
+                None => Err(format!("{told:?}")),
+            }
+        })
+        .await
+    }
+
+    /// Waits until the running cycle is in this phase.
+    ///
+    /// # Errors
+    /// What is so instead.
+    pub async fn reaches(&self, wanted: CyclePhase, limit: Duration) -> Result<ReplicationCycle> {
+        wait::until(&format!("a cycle of {} is at {wanted:?}", self.name), limit, async || {
+            match self.cycles().await?.into_iter().find(|cycle| phase(cycle) == Some(wanted)) {
+                Some(cycle) => Ok(cycle),
+                None => Err(self.story().await?),
             }
         })
         .await

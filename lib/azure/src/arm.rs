@@ -1,9 +1,13 @@
 //! Calls of Resource Manager: the token, the retries, what takes long.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use azure_core::credentials::TokenCredential;
 use blocklog::clock::Clock;
+use jiff::Timestamp;
 use reqwest::{
     Method, StatusCode,
     header::{HeaderMap, HeaderName, RETRY_AFTER},
@@ -16,6 +20,8 @@ use crate::error::ArmError;
 const TRIES: u32 = 4;
 /// The longest wait, asked for by Azure or our own, that a call sits out; a longer one is the caller's ([`ArmError::Throttled`]).
 const PATIENCE: Duration = Duration::from_secs(20);
+/// For how long Azure is left alone where it asks for it and names no time.
+const LEFT_ALONE: Duration = Duration::from_secs(10);
 /// Between two looks at an operation where Azure names no time: it asks not to be polled faster.
 const POLL: Duration = Duration::from_secs(5);
 /// The longest that an operation is waited for in one call. It goes on in Azure; the call is safe to repeat.
@@ -41,6 +47,37 @@ pub struct ArmConfig {
 pub struct Arm {
     config: ArmConfig,
     scope: String,
+    quiet: Arc<Quiet>,
+}
+
+/// Until when Azure has asked not to be read, and not to be written: whoever comes next with another disk is the same principal to it, and is
+/// counted with those before.
+#[derive(Default)]
+struct Quiet(Mutex<[Option<Until>; 2]>);
+
+#[derive(Clone, Copy)]
+struct Until {
+    /// [`Clock::monotonic`].
+    end: Duration,
+    /// For people.
+    at: Timestamp,
+}
+
+impl Quiet {
+    fn side(method: &Method) -> usize {
+        usize::from(method != Method::GET)
+    }
+
+    fn of(&self, method: &Method) -> Option<Until> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[Self::side(method)]
+    }
+
+    fn keep(&self, method: &Method, until: Until) {
+        let side = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner)[Self::side(method)];
+        if side.is_none_or(|old| old.end < until.end) {
+            *side = Some(until);
+        }
+    }
 }
 
 /// One answer.
@@ -63,7 +100,7 @@ impl Arm {
     #[must_use]
     pub fn new(config: ArmConfig) -> Self {
         let scope = format!("{}/.default", config.audience.trim_end_matches('/'));
-        Self { config, scope }
+        Self { config, scope, quiet: Arc::default() }
     }
 
     /// A GET: none where there is nothing.
@@ -166,6 +203,15 @@ impl Arm {
         let mut renewed = false;
         let mut tried = 1;
         loop {
+            if let Some(until) = self.quiet.of(&method) {
+                let wait = until.end.saturating_sub(self.config.clock.monotonic());
+                if wait > PATIENCE {
+                    return Err(ArmError::Throttled { operation, wait, until: until.at });
+                }
+                if !wait.is_zero() {
+                    self.config.clock.sleep(wait).await;
+                }
+            }
             let wait = match self.send(&method, url, body).await {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
@@ -175,7 +221,10 @@ impl Arm {
                 }
                 Ok(answer) => {
                     let wait = retry_after(&answer.headers);
-                    let error = refusal(&operation, &path, &answer);
+                    let error = refusal(&operation, &path, &answer, self.config.clock.now());
+                    if let ArmError::Throttled { wait, until, .. } = &error {
+                        self.quiet.keep(&method, Until { end: self.config.clock.monotonic() + *wait, at: *until });
+                    }
                     match &error {
                         ArmError::Throttled { .. } | ArmError::Failed { .. } if tried < TRIES => {
                             let wait = wait.unwrap_or_else(|| back_off(tried));
@@ -231,7 +280,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// What an answer that is no success says.
-fn refusal(operation: &str, path: &str, answer: &Answer) -> ArmError {
+fn refusal(operation: &str, path: &str, answer: &Answer, now: Timestamp) -> ArmError {
     let error = answer.body.get("error").unwrap_or(&answer.body);
     let text = |name: &str| error.get(name).and_then(Value::as_str).map(str::to_owned);
     let code = text("code").unwrap_or_else(|| answer.status.as_str().to_owned());
@@ -243,7 +292,11 @@ fn refusal(operation: &str, path: &str, answer: &Answer) -> ArmError {
         404 if code == "ResourceGroupNotFound" || code == "SubscriptionNotFound" => ArmError::Refused { operation, code, message },
         404 => ArmError::NotFound(path.to_owned()),
         409 => ArmError::Conflict { operation, code, message },
-        429 => ArmError::Throttled { operation, wait: retry_after(&answer.headers).unwrap_or(PATIENCE) },
+        429 => {
+            let wait = retry_after(&answer.headers).unwrap_or(LEFT_ALONE);
+            let until = now.as_second().saturating_add(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX));
+            ArmError::Throttled { operation, wait, until: Timestamp::from_second(until).unwrap_or(Timestamp::MAX) }
+        }
         408 | 500.. => ArmError::Failed { operation, code, message },
         _ => ArmError::Refused { operation, code, message },
     }

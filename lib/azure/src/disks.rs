@@ -68,6 +68,8 @@ pub struct Disk {
     pub state: DiskState,
     /// False while it is being made or deleted.
     pub provisioned: bool,
+    /// True where its making has ended in failure: it can be deleted, and made again.
+    pub failed: bool,
     /// Bytes that it holds, without a VHD's footer, where it was made for upload.
     pub content: Option<u64>,
     /// Its tags.
@@ -149,7 +151,8 @@ impl Disk {
             id: wire.id,
             unique_id,
             state: disk_state.unwrap_or(DiskState::Other),
-            provisioned: provisioning_state.is_none_or(|state| state == "Succeeded"),
+            failed: matches!(provisioning_state.as_deref(), Some("Failed" | "Canceled")),
+            provisioned: provisioning_state.is_none_or(|state| matches!(state.as_str(), "Succeeded" | "Failed" | "Canceled")),
             content: creation_data.and_then(|data| data.upload_size_bytes).map(|size| size.saturating_sub(FOOTER)),
             tags: wire.tags.unwrap_or_default(),
         })
@@ -251,7 +254,10 @@ mod tests {
         assert!(disk.provisioned && disk.tags.is_empty() && disk.state.is_upload());
         let unknown = text.replace("ReadyToUpload", "Levitating").replace("Succeeded", "Updating");
         let disk = Disk::read("GET", serde_json::from_str(&unknown).unwrap()).unwrap();
-        assert_eq!((disk.state, disk.provisioned), (DiskState::Other, false));
+        assert_eq!((disk.state, disk.provisioned, disk.failed), (DiskState::Other, false, false));
+        // Nothing goes on with it any more: who waited for it would wait for ever.
+        let disk = Disk::read("GET", serde_json::from_str(&text.replace("Succeeded", "Failed")).unwrap()).unwrap();
+        assert_eq!((disk.provisioned, disk.failed), (true, true));
         assert!(matches!(Disk::read("GET", json!({"id": "seed"})), Err(ArmError::Answer { .. })));
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// Why a call did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArmError {
@@ -20,12 +22,14 @@ pub enum ArmError {
     #[error("no token for Azure: {0}")]
     Credential(String),
     /// Azure asks to be left alone.
-    #[error("Azure throttles {operation}; it may be asked again in {} s", wait.as_secs())]
+    #[error("Azure throttles {operation}: it asks to be left alone until {until}, and is; then it goes on")]
     Throttled {
         /// What was asked.
         operation: String,
         /// For how long.
         wait: Duration,
+        /// Until when, in whole seconds: whoever tries in between says the same.
+        until: Timestamp,
     },
     /// The principal lacks an action; or has it, and not everybody knows yet.
     #[error("Azure refuses {operation}: {message}")]

@@ -164,7 +164,14 @@ async fn what_may_pass_is_sent_again_and_what_takes_too_long_is_told() {
     let error = arm.disk(&seed("one")).await.unwrap_err();
     assert_eq!((error.reason(), error.retry_after()), ("Throttled", Some(Duration::from_secs(300))));
     assert_eq!(azure.count("GET Microsoft.Compute/disks"), before + 1, "it is left alone");
+    // Also by whoever asks for another disk, in the same words; what is written is counted apart.
+    let other = arm.disk(&seed("two")).await.unwrap_err();
+    assert_eq!(other.to_string(), error.to_string().replace("/one", "/two"));
+    assert!(other.retry_after().unwrap() > Duration::from_secs(290));
+    assert_eq!(azure.count("GET Microsoft.Compute/disks"), before + 1, "it is left alone");
+    arm.delete_disk(&seed("two")).await.unwrap();
 
+    let arm = azure.arm();
     azure.inject("PUT", "*/disks/*", 1, Effect::Drop { after: true });
     assert_eq!(made(&arm, "lost").await.state, DiskState::ReadyToUpload, "the answer was lost, the disk was made");
     assert_eq!(arm.disks(SUBSCRIPTION, GROUP).await.unwrap().len(), 1);

@@ -29,6 +29,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// After this long [`Retry::Normal`] starts no further attempt.
 const TRYING: azure_core::time::Duration = azure_core::time::Duration::seconds(15);
 
+/// The same for [`Retry::Brief`].
+const BRIEFLY: azure_core::time::Duration = azure_core::time::Duration::seconds(2);
+
 /// How requests prove who sends them.
 #[derive(Clone)]
 pub enum Auth {
@@ -75,6 +78,8 @@ pub enum Retry {
     /// Connection errors and the statuses 408, 429, 500, 502, 503 and 504 are tried again, with back-off and as the service asks; no
     /// attempt starts later than 15 s after the first one failed. Only for requests that are safe to repeat.
     Normal,
+    /// As `Normal`, for 2 s: whoever asks only whether the service answers is to know soon that it does not.
+    Brief,
     /// Each call is one request.
     None,
 }
@@ -190,8 +195,8 @@ impl fmt::Debug for AccountUrl {
 /// [`ConfigError::Key`], [`ConfigError::Client`].
 pub fn client_options(auth: &Auth, retry: Retry) -> Result<ClientOptions, ConfigError> {
     let retry = match retry {
-        Retry::Normal => RetryOptions::exponential(ExponentialRetryOptions {
-            max_total_elapsed: TRYING,
+        Retry::Normal | Retry::Brief => RetryOptions::exponential(ExponentialRetryOptions {
+            max_total_elapsed: if retry == Retry::Brief { BRIEFLY } else { TRYING },
             max_delay: azure_core::time::Duration::seconds(4),
             ..ExponentialRetryOptions::default()
         }),

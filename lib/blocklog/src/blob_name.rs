@@ -22,6 +22,8 @@ pub enum BlobName {
     Manifest(CycleId),
     /// What an applier says it did.
     Receipt(CycleId),
+    /// Why an applier could not apply a cycle.
+    Setback(CycleId),
     /// Records of blocks: its disk and cycle, the epoch that wrote it, its number there.
     Segment(DiskCycle, Epoch, u32),
     /// A disk's fingerprints: which chunks hold them.
@@ -83,6 +85,7 @@ impl BlobName {
             ["state"] => Some(Self::State(of)),
             ["manifest"] => Some(Self::Manifest(of)),
             ["receipt"] => Some(Self::Receipt(of)),
+            ["setback"] => Some(Self::Setback(of)),
             [disk, file] => {
                 let (epoch, n) = file.strip_suffix(".seg")?.split_once('-')?;
                 Some(Self::Segment(DiskCycle { of, disk: DiskKey(disk.parse().ok()?) }, Epoch(epoch.parse().ok()?), n.parse().ok()?))
@@ -100,6 +103,7 @@ impl BlobName {
             Self::State(of) => names::state(of),
             Self::Manifest(of) => names::manifest(of),
             Self::Receipt(of) => names::receipt(of),
+            Self::Setback(of) => names::setback(of),
             Self::Segment(of, epoch, n) => names::segment(of, epoch, n),
             Self::Index(it) => names::index(it.vm, it.incarnation, it.disk, it.turn),
             Self::Chunk(it, chunk) => names::chunk(it.vm, it.incarnation, it.disk, it.turn, chunk),
@@ -113,7 +117,7 @@ impl BlobName {
             Self::KeyCheck | Self::Order | Self::Unknown => None,
             Self::Ledger(vm) => Some(vm),
             Self::Index(it) | Self::Chunk(it, _) => Some(it.vm),
-            Self::State(of) | Self::Manifest(of) | Self::Receipt(of) => Some(of.vm),
+            Self::State(of) | Self::Manifest(of) | Self::Receipt(of) | Self::Setback(of) => Some(of.vm),
             Self::Segment(of, ..) => Some(of.of.vm),
         }
     }
@@ -124,7 +128,7 @@ impl BlobName {
         match self {
             Self::KeyCheck | Self::Order | Self::Unknown | Self::Ledger(_) => None,
             Self::Index(it) | Self::Chunk(it, _) => Some(it.incarnation),
-            Self::State(of) | Self::Manifest(of) | Self::Receipt(of) => Some(of.incarnation),
+            Self::State(of) | Self::Manifest(of) | Self::Receipt(of) | Self::Setback(of) => Some(of.incarnation),
             Self::Segment(of, ..) => Some(of.of.incarnation),
         }
     }
@@ -133,7 +137,7 @@ impl BlobName {
     #[must_use]
     pub fn cycle(self) -> Option<CycleId> {
         match self {
-            Self::State(of) | Self::Manifest(of) | Self::Receipt(of) => Some(of),
+            Self::State(of) | Self::Manifest(of) | Self::Receipt(of) | Self::Setback(of) => Some(of),
             Self::Segment(of, ..) => Some(of.of),
             _ => None,
         }
@@ -158,6 +162,7 @@ mod tests {
             BlobName::State(of),
             BlobName::Manifest(of),
             BlobName::Receipt(of),
+            BlobName::Setback(of),
             segment,
             BlobName::Index(prints),
             BlobName::Chunk(prints, 5),

@@ -1,4 +1,4 @@
-//! Documents: ledger, state, manifest, order, receipt, fingerprint index, key check.
+//! Documents: ledger, state, manifest, order, receipt, setback, fingerprint index, key check.
 //!
 //! A document is one line and a JSON text:
 //!

@@ -19,6 +19,7 @@ use crate::{
     keys::{KeyRing, Secret},
     ledger::{Begun, IndexRef, Ledger, RecoveryPoint, Seed},
     segment::{Part, SegmentBuilder, SegmentRef},
+    setback::Setback,
 };
 
 /// Randomness from a seed.
@@ -212,6 +213,20 @@ pub(crate) fn order() -> Order {
 pub(crate) fn receipt() -> Receipt {
     let disk = ReceiptDisk { written: 4096, cleared: 512, extents: Digest(ExtentSet::all(9).digest()) };
     Receipt { of: cycle(3), manifest: Digest::of(b"manifest"), turn: Turn(5), at: time(60), disks: BTreeMap::from([(DISK, disk)]) }
+}
+
+pub(crate) fn setback() -> Setback {
+    Setback {
+        of: cycle(3),
+        reason: "BlobDamaged".into(),
+        message: "a segment is damaged".into(),
+        disk: Some(DISK),
+        tries: 2,
+        first: time(60),
+        last: time(90),
+        turn: Some(Turn(5)),
+        for_good: true,
+    }
 }
 
 pub(crate) fn key_check() -> KeyCheck {

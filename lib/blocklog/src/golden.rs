@@ -14,6 +14,7 @@ use crate::{
     ledger::Ledger,
     names,
     segment::{Segment, SegmentBuilder, SegmentRef, read_tail},
+    setback::Setback,
 };
 
 fn golden(name: &str, made: &[u8]) -> Vec<u8> {
@@ -38,6 +39,7 @@ fn documents_are_the_golden_ones() {
     document::<Manifest>(&names::manifest(of), &fixtures::manifest(3, 4));
     document::<Order>(&names::order(&fixtures::owner(), of.vm), &fixtures::order());
     document::<Receipt>(&names::receipt(of), &fixtures::receipt());
+    document::<Setback>(&names::setback(of), &fixtures::setback());
     document::<Ledger>(&names::ledger(of.vm), &fixtures::full_ledger());
     document::<Index>(&names::index(of.vm, of.incarnation, fixtures::DISK, crate::ids::Turn(12)), &example());
     document::<KeyCheck>(names::KEY_CHECK, &fixtures::key_check());
@@ -74,6 +76,7 @@ fn names_are_the_golden_ones() {
         names::state(of),
         names::manifest(of),
         names::receipt(of),
+        names::setback(of),
         names::segments(disk),
         names::segment(disk, Epoch(2), 7),
         names::fingerprints(of.vm, of.incarnation, disk.disk),
@@ -91,6 +94,7 @@ fn names_are_the_golden_ones() {
         format!("{vm}{inc}0000000003/state"),
         format!("{vm}{inc}0000000003/manifest"),
         format!("{vm}{inc}0000000003/receipt"),
+        format!("{vm}{inc}0000000003/setback"),
         format!("{vm}{inc}0000000003/2000/"),
         format!("{vm}{inc}0000000003/2000/0002-00000007.seg"),
         format!("{vm}{inc}fingerprints/2000/"),

@@ -25,6 +25,7 @@ pub mod ledger;
 pub mod names;
 pub mod plant;
 pub mod segment;
+pub mod setback;
 pub mod steward;
 pub mod store;
 #[cfg(any(test, feature = "test-support"))]

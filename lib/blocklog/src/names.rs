@@ -60,6 +60,12 @@ pub fn receipt(of: CycleId) -> String {
     format!("{}receipt", cycle(of))
 }
 
+/// Why the applier could not apply it.
+#[must_use]
+pub fn setback(of: CycleId) -> String {
+    format!("{}setback", cycle(of))
+}
+
 /// The segments of one disk, with a `/` at the end.
 #[must_use]
 pub fn segments(of: DiskCycle) -> String {

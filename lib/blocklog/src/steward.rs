@@ -23,6 +23,7 @@ use crate::{
     keys::KeyRing,
     ledger::{Admission, IndexRef, Ledger},
     names,
+    setback::Setback,
     store::{LEASE, LeaseId, LogStore, StoreError},
 };
 
@@ -48,6 +49,36 @@ pub enum Due {
     },
 }
 
+/// A cycle whose log was sent, and that will never be applied: a new one covers its ground.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The cycle.
+    pub of: CycleId,
+    /// The reason word.
+    pub reason: String,
+    /// What is so, for people.
+    pub message: String,
+    /// The disk that it is about, where it is about one.
+    pub disk: Option<DiskKey>,
+}
+
+impl GivenUp {
+    fn new(of: CycleId, reason: &str, message: String) -> Self {
+        Self { of, reason: reason.to_owned(), message, disk: None }
+    }
+}
+
+/// What the log says of a VM's cycles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// What is to be done.
+    pub due: Due,
+    /// Cycles that are not to be done, and why.
+    pub given_up: Vec<GivenUp>,
+    /// Why the cycle that is to be applied could not be so far.
+    pub setback: Option<Setback>,
+}
+
 /// The log of the VMs of one appliance.
 #[derive(Clone)]
 pub struct Steward {
@@ -60,19 +91,50 @@ pub struct Steward {
 impl Steward {
     /// What an interrupted cycle has left to do, or that a new one may begin.
     ///
-    /// `superseded`: the cycle begun last can't be finished, and a new one is to cover its ground. `warn` is told of a cycle whose `state` can't
-    /// be read: it is left, and its number is not used again.
+    /// `superseded`: the cycle begun last can't be finished, and a new one is to cover its ground; so is one whose applier has said so
+    /// ([`Setback::for_good`]). `warn` is told of a cycle whose `state` can't be read: it is left, and its number is not used again.
     ///
     /// # Errors
     /// Where the store does not answer; [`LogError::Missing`] and [`LogError::Damaged`] where the begun cycle's manifest can't be read.
     pub async fn due(&self, ledger: &Ledger, owner: &Owner, superseded: bool, warn: impl Fn(String) + Send) -> Result<Due, LogError> {
+        Ok(self.all(ledger, owner, superseded, false, warn).await?.due)
+    }
+
+    /// The same for whoever tells people how cycles end. A cycle whose manifest can't be read is given up here, and no error.
+    ///
+    /// # Errors
+    /// Where the store does not answer, or the key is missing.
+    pub async fn look(&self, ledger: &Ledger, owner: &Owner, warn: impl Fn(String) + Send) -> Result<Look, LogError> {
+        self.all(ledger, owner, false, true, warn).await
+    }
+
+    async fn all(
+        &self,
+        ledger: &Ledger,
+        owner: &Owner,
+        superseded: bool,
+        lenient: bool,
+        warn: impl Fn(String) + Send,
+    ) -> Result<Look, LogError> {
         let (store, keys) = (self.store.as_ref(), &self.keys);
+        let mut given_up = Vec::new();
         if let Some(begun) = ledger.dirty.last().filter(|begun| begun.cycle == ledger.begun && !begun.covered && !superseded) {
             let of = ledger.cycle(begun.cycle);
-            let (manifest, digest) = document::require::<Manifest>(store, keys, &names::manifest(of)).await?;
-            // Refused where a seed was replaced since: then a new cycle sends it all.
-            if let Ok(Admission::Finish | Admission::Begin) = ledger.admit(&manifest, digest) {
-                return Ok(Due::Apply { of, begun: true });
+            match document::require::<Manifest>(store, keys, &names::manifest(of)).await {
+                Ok((manifest, digest)) => match ledger.admit(&manifest, digest) {
+                    Ok(Admission::Finish | Admission::Begin) => match after(of, said(self.setback(of).await, &warn)?) {
+                        Ok(setback) => return Ok(Look { due: Due::Apply { of, begun: true }, given_up, setback }),
+                        Err(gone) => given_up.push(gone),
+                    },
+                    Ok(Admission::Done) => {}
+                    // A seed was replaced since: a new cycle sends it all.
+                    Err(refusal) => given_up.push(GivenUp::new(of, refusal.reason(), refusal.to_string())),
+                },
+                // It can't be applied; whether the next one can do without it, its applier will say.
+                Err(error @ (LogError::Missing(_) | LogError::Damaged { .. })) if lenient => {
+                    given_up.push(GivenUp::new(of, error.reason(), error.to_string()));
+                }
+                Err(error) => return Err(error),
             }
         }
         let mut last = ledger.cycle(ledger.begun);
@@ -90,17 +152,38 @@ impl Steward {
             }
             last = of;
         }
-        let current = highest.filter(|state| ledger.supports(owner, state.of, state.basis).is_ok());
-        match current {
-            // A cycle that is Sent and has no manifest was given up by whoever deleted it.
-            Some(State { phase: Phase::Sent, of, .. })
-                if document::read::<Manifest>(store, keys, &names::manifest(of)).await?.is_some() =>
-            {
-                Ok(Due::Apply { of, begun: false })
-            }
-            Some(state) if state.phase == Phase::Open => Ok(Due::Resume(state)),
-            _ => Ok(Due::New { above: last.cycle }),
-        }
+        let new = Due::New { above: last.cycle };
+        let (due, setback) = match highest.filter(|state| ledger.supports(owner, state.of, state.basis).is_ok()) {
+            Some(State { phase: Phase::Sent, of, .. }) => match document::read::<Manifest>(store, keys, &names::manifest(of)).await {
+                Ok(Some(_)) => match after(of, said(self.setback(of).await, &warn)?) {
+                    Ok(setback) => (Due::Apply { of, begun: false }, setback),
+                    Err(gone) => {
+                        given_up.push(gone);
+                        (new, None)
+                    }
+                },
+                // A cycle that is Sent and has no manifest was given up by whoever deleted it.
+                Ok(None) => {
+                    let error = LogError::Missing(names::manifest(of));
+                    given_up.push(GivenUp::new(of, error.reason(), error.to_string()));
+                    (new, None)
+                }
+                // Nothing of it was written to a seed, so no ledger needs it.
+                Err(error @ LogError::Damaged { .. }) if lenient => {
+                    given_up.push(GivenUp::new(of, error.reason(), error.to_string()));
+                    (new, None)
+                }
+                Err(error) => return Err(error),
+            },
+            Some(state) if state.phase == Phase::Open => (Due::Resume(state), None),
+            _ => (new, None),
+        };
+        Ok(Look { due, given_up, setback })
+    }
+
+    async fn setback(&self, of: CycleId) -> Result<Option<Setback>, LogError> {
+        let found = document::read::<Setback>(self.store.as_ref(), &self.keys, &names::setback(of)).await?;
+        Ok(found.map(|(setback, _)| setback).filter(|setback| setback.of == of))
     }
 
     /// A number of its own for a new cycle, above `above`, computed from the ledger's turn.
@@ -220,9 +303,31 @@ impl Steward {
             }
             // The last one's figures are kept for people.
             BlobName::Receipt(of) => of.cycle < ledger.begun,
-            BlobName::State(of) | BlobName::Manifest(of) => of.cycle <= ledger.begun,
+            BlobName::State(of) | BlobName::Manifest(of) | BlobName::Setback(of) => of.cycle <= ledger.begun,
             BlobName::Segment(of, ..) => of.of.cycle <= ledger.begun,
             BlobName::KeyCheck | BlobName::Order | BlobName::Ledger(_) | BlobName::Unknown => false,
         })
     }
 }
+
+/// What was said of a cycle. What can't be read says nothing: a store that does not answer is another matter.
+fn said(found: Result<Option<Setback>, LogError>, warn: &impl Fn(String)) -> Result<Option<Setback>, LogError> {
+    match found {
+        Err(error @ (LogError::Damaged { .. } | LogError::UnknownVersion { .. } | LogError::KeyMissing { .. })) => {
+            warn(format!("{error}: it says nothing"));
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
+/// What is left of a cycle after what its applier has said.
+fn after(of: CycleId, setback: Option<Setback>) -> Result<Option<Setback>, GivenUp> {
+    match setback {
+        Some(it) if it.for_good => Err(GivenUp { of, reason: it.reason, message: it.message, disk: it.disk }),
+        setback => Ok(setback),
+    }
+}
+
+#[cfg(test)]
+mod tests;

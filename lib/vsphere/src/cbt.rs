@@ -192,6 +192,8 @@ pub enum FullReason {
     ChangeIdUnreadable,
     /// The tree of snapshots shows that the VM was taken back, whatever the host says of its changes.
     Reverted,
+    /// The last cycle was built on a snapshot that is not ours: whether the VM was taken back to it since can't be ruled out.
+    ForeignSnapshot,
     /// The disk has another size than the baseline's.
     Resized,
     /// It is another disk under the same key.
@@ -216,6 +218,7 @@ impl FullReason {
             Self::CbtWentBack => "CbtWentBack",
             Self::ChangeIdUnreadable => "ChangeIdUnreadable",
             Self::Reverted => "Reverted",
+            Self::ForeignSnapshot => "ForeignSnapshot",
             Self::Resized => "Resized",
             Self::Replaced => "Replaced",
             Self::CbtCorrupt => "CbtCorrupt",
@@ -234,6 +237,7 @@ impl fmt::Display for FullReason {
             Self::CbtWentBack => "changed block tracking has gone back: the VM was reverted",
             Self::ChangeIdUnreadable => "the change ID can't be read",
             Self::Reverted => "the VM was reverted to a snapshot since the last cycle",
+            Self::ForeignSnapshot => "the last cycle was built on a snapshot that is not Hawser's: whether the VM was reverted to it since can't be told",
             Self::Resized => "the disk has another size than in the last cycle",
             Self::Replaced => "it is another disk than in the last cycle",
             Self::CbtCorrupt => "the host's tracking file is corrupt",

@@ -55,6 +55,14 @@ pub struct Verdict {
     pub message: String,
 }
 
+impl Verdict {
+    /// Of this call or task: a fault alone does not say what has failed.
+    #[must_use]
+    pub(crate) fn of(self, method: &str) -> Self {
+        Self { message: format!("{method}: {}", self.message), ..self }
+    }
+}
+
 /// All reason words that a verdict can carry, but for those of [`FullReason`].
 pub const REASONS: &[&str] = &[
     "VCenterUnreachable",

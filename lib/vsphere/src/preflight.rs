@@ -306,7 +306,7 @@ fn snapshots(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
             "ForeignSnapshots",
             Info,
             format!("The VM has snapshots that are not Hawser's: {}", foreign.join(", ")),
-            "Remove what is not needed: reads through a long chain are slow. Hawser never touches them",
+            "Remove what is not needed: while one stands each cycle compares the disks in full, since not every host tells that a VM was reverted. Hawser never touches them",
         ));
     }
     if vm.consolidation_needed {
@@ -500,7 +500,7 @@ fn since_last_cycle(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
                 "DiskRemoved",
                 Warning,
                 format!("The disk with the key {} is gone", known.key),
-                "Its replica is kept as it was; exclude it to have it deleted",
+                "Its replica is kept as it was, until replication stops",
             )
         });
     }

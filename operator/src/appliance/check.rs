@@ -8,16 +8,19 @@ use crds::{
     conditions::{ConditionType as C, Finding},
     reasons::Reason,
 };
-use vsphere::methods::rights::{PRIVILEGES, Privilege};
+use vsphere::{
+    LoginState,
+    methods::rights::{PRIVILEGES, Privilege},
+};
 
 use super::site::{Site, VCenter};
-use crate::trouble::Trouble;
+use crate::{roles, trouble::Trouble};
 
 /// What was found of vCenter.
 pub async fn vcenter(site: &Site, known: Option<&VCenterIdentity>) -> (Vec<Finding>, Option<VCenterIdentity>) {
     let unknown = |of| Finding::open(of, Reason::NotChecked, "vCenter can't be asked");
     let failed = |trouble: Trouble| {
-        let found = Finding::fails(C::VCenterReachable, trouble.reason, trouble.message);
+        let found = Finding::fails(C::VCenterReachable, trouble.reason, vcenter_remedy(&trouble, &site.spec));
         (vec![found, unknown(C::VCenterPrivileges)], known.cloned())
     };
     let vcenter = match &site.vcenter {
@@ -34,15 +37,35 @@ pub async fn vcenter(site: &Site, known: Option<&VCenterIdentity>) -> (Vec<Findi
         Ok(missing) if missing.is_empty() => Finding::holds(C::VCenterPrivileges, Reason::AsExpected, ""),
         Ok(missing) => {
             let told: Vec<String> = missing.iter().map(|one| format!("{} ({}: {})", one.id, one.label, one.reason)).collect();
-            let message = format!("the user lacks privileges in vCenter; add them to its role: {}", told.join("; "));
+            let user = match vcenter.client.login_state() {
+                LoginState::LoggedIn { user } => format!("the user {user}"),
+                _ => "the user".to_owned(),
+            };
+            let message = format!("{user} lacks privileges in vCenter; add them to its role: {}", told.join("; "));
             Finding::fails(C::VCenterPrivileges, Reason::PrivilegesMissing, message)
         }
         Err(error) => {
             let trouble = Trouble::from(error);
+            // Who it is and the session are known from before: this is the first question of this look.
+            if matches!(trouble.reason, Reason::Unreachable | Reason::UntrustedCertificate | Reason::WrongCredentials) {
+                return (failed(trouble).0, Some(identity));
+            }
             Finding::open(C::VCenterPrivileges, trouble.reason, trouble.message)
         }
     };
     (vec![reached, privileges], Some(identity))
+}
+
+/// What is so, and the field or Secret of the Appliance in which it is mended.
+fn vcenter_remedy(trouble: &Trouble, spec: &ApplianceSpec) -> String {
+    let (url, secret) = (&spec.vcenter.url, &spec.vcenter.credentials_secret_ref.name);
+    let field = match trouble.reason {
+        Reason::WrongCredentials => format!("vcenter.credentialsSecretRef names the Secret {secret}"),
+        Reason::UntrustedCertificate => "here that is vcenter.thumbprint, or vcenter.caBundleRef".to_owned(),
+        Reason::Unreachable => "check vcenter.url, and the way there".to_owned(),
+        _ => return trouble.message.clone(),
+    };
+    format!("{url}: {} ({field})", trouble.message)
 }
 
 async fn identify(vcenter: &VCenter, known: Option<&VCenterIdentity>) -> Result<VCenterIdentity, Trouble> {
@@ -76,9 +99,15 @@ pub async fn azure(site: &Site) -> Finding {
         Err(trouble) => return Finding::fails(of, trouble.reason, trouble.message.clone()),
     };
     let (subscription, group) = (&site.spec.azure.subscription_id, &site.spec.azure.resource_group);
-    let fails = |error: azure::ArmError| {
-        let trouble = Trouble::from(error);
-        Finding::fails(of, trouble.reason, trouble.message)
+    let fails = async |error: azure::ArmError| {
+        let trouble = roles::pending(arm, subscription, group, error.into()).await;
+        let remedy = match trouble.reason {
+            Reason::UntrustedCertificate => ". azure.caBundleRef names the authorities to trust instead".to_owned(),
+            // Whoever may not even look is not told what is missing.
+            Reason::RolesMissing if !trouble.message.contains("assign") => format!(". Assign the principal a role on the resource group {group} that has it"),
+            _ => String::new(),
+        };
+        Finding::fails(of, trouble.reason, format!("{}{remedy}", trouble.message.trim_end_matches('.')))
     };
     match arm.resource_group(subscription, group).await {
         Ok(Some(found)) if !found.location.eq_ignore_ascii_case(&site.spec.azure.location) => {
@@ -90,7 +119,7 @@ pub async fn azure(site: &Site) -> Finding {
             let message = format!("the resource group {group} does not exist in the subscription {subscription}: create it");
             return Finding::fails(of, Reason::ResourceGroupInvalid, message);
         }
-        Err(error) => return fails(error),
+        Err(error) => return fails(error).await,
     }
     match arm.permissions(subscription, group).await {
         Ok(permissions) => {
@@ -104,14 +133,14 @@ pub async fn azure(site: &Site) -> Finding {
             );
             Finding::fails(of, Reason::RolesMissing, message)
         }
-        Err(error) => fails(error),
+        Err(error) => fails(error).await,
     }
 }
 
 /// What was found of log store and key.
 pub async fn log(site: &Site, clock: &dyn Clock) -> Vec<Finding> {
     let (reached, verified) = (C::LogStoreReachable, C::KeyVerified);
-    let steward = match site.steward() {
+    let steward = match site.probe() {
         Ok(steward) => steward,
         // Where the key is missing, nothing is known of the store.
         Err(trouble) if trouble.reason == Reason::CredentialsMissing && site.target.is_ok() => {
@@ -145,7 +174,9 @@ pub async fn log(site: &Site, clock: &dyn Clock) -> Vec<Finding> {
             vec![Finding::fails(reached, reason, message), Finding::open(verified, Reason::NotChecked, "the log store can't be asked")]
         }
         Err((_, reason, message)) => {
-            let message = format!("{message}: give encryption.keySecretRef the key that this log store was set up with");
+            let secret = &site.spec.encryption.key_secret_ref.name;
+            let message =
+                format!("{message}: give the Secret {secret} (encryption.keySecretRef) the key that this log store was set up with");
             vec![Finding::holds(reached, Reason::AsExpected, ""), Finding::fails(verified, reason, message)]
         }
     }
@@ -156,6 +187,9 @@ fn remedy(reason: Reason, error: &str, spec: &ApplianceSpec) -> String {
     match reason {
         Reason::ContainerMissing => format!("{error}: create the container {container} in {account}"),
         Reason::LogStoreDenied => format!("{error}: assign the principal the role Storage Blob Data Contributor on {account}"),
+        Reason::LogStoreUnreachable => {
+            format!("{account} (logStore.accountUrl) does not answer: {error}. Check the way there, and azure.caBundleRef where it has one")
+        }
         _ => error.to_owned(),
     }
 }

@@ -71,6 +71,8 @@ pub struct Target {
     pub disk_hosts: Transport,
     /// The log, without whose key nothing is read.
     pub steward: Result<Steward, Trouble>,
+    /// The same, by a client that knows sooner when nobody answers.
+    pub probe: Result<Steward, Trouble>,
     made_of: String,
 }
 
@@ -91,6 +93,14 @@ impl Site {
         let vcenter = vcenter(&inputs, before.and_then(|site| site.vcenter.as_ref().ok()), clock).await;
         let target = target(&inputs, before.and_then(|site| site.target.as_ref().ok()), clock);
         Self { spec: inputs.spec, vcenter, target }
+    }
+
+    /// The log, to ask whether it answers.
+    ///
+    /// # Errors
+    /// Why it can't be asked.
+    pub fn probe(&self) -> Result<&Steward, Trouble> {
+        self.target.as_ref().map_err(Clone::clone)?.probe.as_ref().map_err(Clone::clone)
     }
 
     /// The log's steward.
@@ -162,17 +172,19 @@ fn target(inputs: &Inputs, before: Option<&Target>, clock: &Arc<dyn Clock>) -> R
         clock: clock.clone(),
     });
     let disk_hosts = Transport::new(Arc::new(http.clone()));
-    let steward = inputs.keys.clone().and_then(|(keys, _)| {
-        let store = store(&inputs.spec, Auth::Token(credential), http).map_err(|why| Trouble::new(Reason::LogStoreFailed, why))?;
-        Ok(Steward { store: Arc::new(store), keys })
-    });
-    Ok(Target { arm, disk_hosts, steward, made_of })
+    let steward = |retry| {
+        let (keys, _) = inputs.keys.clone()?;
+        let store = store(&inputs.spec, Auth::Token(credential.clone()), http.clone(), retry);
+        Ok(Steward { store: Arc::new(store.map_err(|why| Trouble::new(Reason::LogStoreFailed, why))?), keys })
+    };
+    let (steward, probe) = (steward(Retry::Normal), steward(Retry::Brief));
+    Ok(Target { arm, disk_hosts, steward, probe, made_of })
 }
 
 /// The container, through a client that trusts whom the appliance trusts.
-fn store(spec: &ApplianceSpec, auth: Auth, http: reqwest::Client) -> Result<AzureStore, String> {
+fn store(spec: &ApplianceSpec, auth: Auth, http: reqwest::Client, retry: Retry) -> Result<AzureStore, String> {
     let account = AccountUrl::parse(&spec.log_store.account_url).map_err(|error| error.to_string())?;
-    let mut client_options = client_options(&auth, Retry::Normal).map_err(|error| error.to_string())?;
+    let mut client_options = client_options(&auth, retry).map_err(|error| error.to_string())?;
     client_options.transport = Some(Transport::new(Arc::new(http)));
     let options = BlobContainerClientOptions { client_options, ..BlobContainerClientOptions::default() };
     let url = account.container(&spec.log_store.container, &auth);

@@ -5,6 +5,8 @@ use blocklog::{
     cycle::{Manifest, Phase, Receipt, State},
     ids::{CycleId, Digest, Owner, Turn},
     ledger::{Ledger, Refusal},
+    setback::Setback,
+    steward::GivenUp,
 };
 use crds::{
     ReplicationCycle, ReplicationCycleStatus,
@@ -13,10 +15,13 @@ use crds::{
     replicated_vm::{CycleKind, LastCycle},
     replication_cycle::{CyclePhase, Failure, TargetDisk, TargetStatus},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::trouble::reason_of;
+
+/// How long an order may stand before it is told that no applier has begun it.
+pub const UNTAKEN: SignedDuration = SignedDuration::from_mins(2);
 
 /// What is known of a cycle when it is mirrored.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +40,10 @@ pub struct Seen<'a> {
     pub proof: Option<&'a (Manifest, Receipt)>,
     /// True where an order for it stands.
     pub ordered: bool,
+    /// Why it will never be applied, where the log says so.
+    pub given_up: Option<&'a GivenUp>,
+    /// Why it could not be applied so far, as its applier says.
+    pub setback: Option<&'a Setback>,
     /// The time.
     pub now: Timestamp,
 }
@@ -84,7 +93,7 @@ pub fn mirror(seen: &Seen<'_>) -> Mirrored {
     status.target = target(seen, &old, &applied);
     let phase = status.derive_phase();
     status.phase = Some(phase);
-    status.failure = failure(&status, phase, &applied);
+    status.failure = failure(seen, &status, phase, &applied);
     let released = conditions::is(&status.conditions, ConditionType::SourceReleased, Status::True);
     Mirrored { over: matches!(phase, CyclePhase::Succeeded | CyclePhase::Failed | CyclePhase::Cancelled), applied, status, released }
 }
@@ -126,6 +135,9 @@ fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
     if let Some(point) = ledger.recovery_point.as_ref().filter(|point| point.cycle == of.cycle && ledger.is_clean()) {
         return Finding::holds(Applied, Reason::AsExpected, format!("the replica is the VM as of {}", point.time));
     }
+    if let Some(gone) = seen.given_up.filter(|_| !cancelled(seen)) {
+        return fails(reason_of(&gone.reason), format!("{}: the next cycle covers the same ground", gone.message));
+    }
     if of.cycle <= ledger.begun {
         return match ledger.dirty.iter().find(|begun| begun.cycle == of.cycle) {
             Some(begun) if begun.covered => fails(
@@ -133,7 +145,7 @@ fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
                 "the snapshot was lost before all was read: what was read is applied, the next cycle sends the rest".to_owned(),
             ),
             Some(_) if of.cycle == ledger.begun && !cancelled(seen) => {
-                Finding::open(Applied, Reason::Applying, "the log is being applied".to_owned())
+                seen.setback.map_or_else(|| Finding::open(Applied, Reason::Applying, "the log is being applied"), tried)
             }
             Some(_) if cancelled(seen) => fails(Reason::Cancelled, "it was cancelled while it was applied".to_owned()),
             _ => fails(Reason::BasisPassed, format!("cycle {} has begun since", ledger.begun)),
@@ -146,12 +158,48 @@ fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
     match seen.state.map(|state| &state.phase) {
         None => fails(Reason::BlobMissing, "the cycle's state is missing from the log store".to_owned()),
         Some(Phase::Sent) if cancelled(seen) => fails(Reason::Cancelled, "it was cancelled before it was applied".to_owned()),
-        Some(Phase::Sent) if seen.ordered => {
-            Finding::open(Applied, Reason::Applying, "the order is written: an applier takes it up".to_owned())
-        }
+        Some(Phase::Sent) if seen.setback.is_some() => seen.setback.map_or_else(|| untaken(seen, old), tried),
+        Some(Phase::Sent) if seen.ordered => untaken(seen, old),
         Some(Phase::Sent) => Finding::open(Applied, Reason::Pending, "the order is to be written".to_owned()),
         Some(Phase::Open | Phase::Failed(_)) => Finding::open(Applied, Reason::Pending, "its log is not complete yet".to_owned()),
     }
+}
+
+/// What an applier says of its tries in vain; it tries again by itself.
+fn tried(setback: &Setback) -> Finding {
+    let Setback { reason, message, tries, first, last, .. } = setback;
+    let (first, last) = (seconds(*first).0, seconds(*last).0);
+    let tries =
+        if *tries == 1 { format!("tried in vain at {last}") } else { format!("tried {tries} times in vain from {first} to {last}") };
+    Finding::open(ConditionType::Applied, reason_of(reason), format!("{message} ({tries}; it is tried again)"))
+}
+
+/// An order that stands, and that nobody has begun or complained of.
+fn untaken(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
+    let ordered = old.target.as_ref().and_then(|target| target.ordered.as_ref()).map(|time| time.0);
+    match ordered.filter(|ordered| seen.now.duration_since(*ordered) >= UNTAKEN) {
+        Some(since) => {
+            let message = format!(
+                "no applier has begun the order of {since}: either all are busy with other orders, or none can read it (its pod or process, \
+                 its way to the log store, its key: see its log and /readyz)"
+            );
+            Finding::open(ConditionType::Applied, Reason::Pending, message)
+        }
+        None => Finding::open(ConditionType::Applied, Reason::Applying, "the order is written: an applier takes it up"),
+    }
+}
+
+/// True where people are to be told that a cycle can't be applied for now: once for each reason, however often it is tried.
+#[must_use]
+pub fn is_new_setback(old: &ReplicationCycleStatus, applied: &Finding) -> bool {
+    let before = conditions::get(&old.conditions, ConditionType::Applied).map(|one| one.reason.as_str()).unwrap_or_default();
+    let worth = match applied.reason {
+        Reason::Applying | Reason::NotChecked => false,
+        // Before the order is written it waits for nobody.
+        Reason::Pending => before == Reason::Applying.as_str(),
+        _ => true,
+    };
+    applied.status == Status::Unknown && worth && before != applied.reason.as_str()
 }
 
 fn refused(refusal: &Refusal) -> Finding {
@@ -190,13 +238,16 @@ fn target(seen: &Seen<'_>, old: &ReplicationCycleStatus, applied: &Finding) -> O
     (target != TargetStatus::default()).then_some(target)
 }
 
-fn failure(status: &ReplicationCycleStatus, phase: CyclePhase, applied: &Finding) -> Option<Failure> {
+fn failure(seen: &Seen<'_>, status: &ReplicationCycleStatus, phase: CyclePhase, applied: &Finding) -> Option<Failure> {
     if !matches!(phase, CyclePhase::Failed | CyclePhase::Cancelled) {
         return None;
     }
     let transferred = conditions::get(&status.conditions, ConditionType::Transferred).filter(|condition| condition.status == "False");
+    // What was said once stays, with the disk that it was said of.
+    let before = seen.object.status.as_ref().and_then(|old| old.failure.as_ref()).and_then(|failure| failure.disk);
+    let disk = before.or_else(|| seen.given_up.and_then(|gone| gone.disk).map(|disk| i64::from(disk.0)));
     Some(transferred.map_or_else(
-        || Failure { reason: applied.reason.into(), message: applied.message.clone(), disk: None },
+        || Failure { reason: applied.reason.into(), message: applied.message.clone(), disk },
         |condition| Failure { reason: condition.reason.clone(), message: condition.message.clone(), disk: None },
     ))
 }

@@ -26,6 +26,7 @@ fn disk(which: Which, unique: &str, capacity: u64) -> Disk {
         unique_id: unique.to_owned(),
         state: DiskState::ActiveUpload,
         provisioned: true,
+        failed: false,
         content: Some(content(capacity)),
         tags: which.tags(&owner(), &BTreeMap::new()),
     }

@@ -27,7 +27,7 @@ use crds::{
     replicated_vm::Zone,
     replication_cycle::{Allotment, CycleDisk, CycleVm, LedgerOwner},
 };
-use futures::FutureExt;
+use futures::{FutureExt, future::try_join_all};
 use jiff::Timestamp;
 use kube::{
     Api, ResourceExt,
@@ -49,6 +49,7 @@ use vsphere::{
 use zeroize::Zeroizing;
 
 use super::{
+    cleanup,
     decide::SYNC_NOW,
     model::{GRANT, NewSeed, Observed, ReadySeed, Remains, Step},
     observe,
@@ -58,7 +59,7 @@ use crate::{
     appliance::{finalizers, site::Site},
     context::{Context, MANAGER},
     cycle::mirror::{self, bytes},
-    seeds,
+    roles, seeds,
     trouble::Trouble,
 };
 
@@ -122,6 +123,14 @@ pub async fn apply(context: &Context, seen: &Observed, step: &Step) -> Result<Ou
             Ok(Outcome::default())
         }
     }
+}
+
+/// A trouble that a step has met: where Azure refuses, whether a role is missing or only new is asked there.
+pub async fn understood(context: &Context, seen: &Observed, trouble: Trouble) -> Trouble {
+    let Ok(site) = Deed::new(context, seen).site() else { return trouble };
+    let Ok(target) = &site.target else { return trouble };
+    let group = observe::group(&site, &seen.object);
+    roles::pending(&target.arm, &site.spec.azure.subscription_id, &group, trouble).await
 }
 
 /// What a step works with.
@@ -219,15 +228,16 @@ impl<'a> Deed<'a> {
     /// Opens new disks and writes their footer, by which an applier, which has no Resource Manager, knows them.
     async fn format(&self, ready: &[ReadySeed]) -> Result<BTreeMap<DiskKey, Seed>, Trouble> {
         let site = self.site()?;
-        let arm = &site.target.as_ref().map_err(Clone::clone)?.arm;
+        let target = site.target.as_ref().map_err(Clone::clone)?;
         let mut seeds = BTreeMap::new();
         for seed in ready {
             let unique_id = Uuid::parse_str(&seed.unique_id).map_err(|_| {
                 Trouble::new(Reason::SeedRefused, format!("{}: Azure's id of it is no UUID: {:?}", seed.id, seed.unique_id))
             })?;
-            let sas = arm.grant(&seed.id, Access::Write, FORMATTING).await?;
+            let sas = target.arm.grant(&seed.id, Access::Write, FORMATTING).await?;
             let url = url(sas.expose())?;
-            DiskSasDisk::format(url.expose().clone(), self.context.clock.clone(), None, seed.capacity, unique_id).await?;
+            let (hosts, clock) = (Some(target.disk_hosts.clone()), self.context.clock.clone());
+            DiskSasDisk::format_through(hosts, url.expose().clone(), clock, None, seed.capacity, unique_id).await?;
             seeds.insert(seed.disk, Seed { id: seed.id.to_string(), unique_id: unique_id.to_string(), capacity: seed.capacity });
         }
         Ok(seeds)
@@ -433,13 +443,18 @@ impl<'a> Deed<'a> {
             .admit(&manifest, digest)
             .map_err(|refusal| Trouble::new(crate::trouble::reason_of(refusal.reason()), refusal.to_string()))?;
         let lasts = Duration::try_from(GRANT).unwrap_or(FORMATTING);
-        let mut seeds = BTreeMap::new();
-        for (disk, seed) in &ledger.seeds {
+        let granted = ledger.seeds.iter().map(|(disk, seed)| async move {
             let id = ResourceId::parse(&seed.id).map_err(|error| Trouble::new(Reason::SeedMissing, error.to_string()))?;
             let sas = arm.grant(&id, Access::Write, lasts).await?;
-            seeds.insert(*disk, sealed(keys, of, *disk, &seed.unique_id, url(sas.expose())?, self.context)?);
-        }
-        let tokens = self.seen.object.spec.sync_now.iter().map(|token| (SYNC_NOW.to_owned(), token.clone())).collect();
+            let access = sealed(keys, of, *disk, &seed.unique_id, url(sas.expose())?, self.context)?;
+            Ok::<_, Trouble>((*disk, access))
+        });
+        // Azure takes its time for each.
+        let seeds = try_join_all(granted).await?.into_iter().collect();
+        // What the cycle was begun for: a wish that came after its snapshot is for the next one.
+        let cycle = self.seen.cycles.iter().find(|cycle| mirror::id(&cycle.object) == Some(of));
+        let asked = cycle.and_then(|cycle| cycle.object.spec.sync_now.clone());
+        let tokens = asked.into_iter().map(|token| (SYNC_NOW.to_owned(), token)).collect();
         let order = Order { of, owner: self.seen.owner.clone(), manifest: digest, seeds, tokens };
         let name = blobs::order(&self.seen.owner, of.vm);
         store.put(&name, document::encode(keys, &name, &order)?, When::Always, None).await?;
@@ -486,7 +501,8 @@ impl<'a> Deed<'a> {
 
     /// All that can be reached. What can't is named, and keeps nothing else.
     async fn clean_up(&self, remains: &[Remains]) -> Outcome {
-        let mut left = Vec::new();
+        // What can't even be looked at is named beside what could not be removed.
+        let (_, mut left) = cleanup::look(self.seen);
         let mut told = Vec::new();
         for remain in remains {
             let (reason, what, result) = match remain {
@@ -506,16 +522,8 @@ impl<'a> Deed<'a> {
                 left.push((reason, format!("{what}: {}", trouble.message)));
             }
         }
-        let findings = left.first().map(|(reason, _)| {
-            let what: Vec<&str> = left.iter().map(|(_, what)| what.as_str()).collect();
-            let give_up = format!("{}={}", names::ABANDON_ANNOTATION, names::ABANDON_CONFIRMED);
-            Finding::fails(
-                C::CleanedUp,
-                *reason,
-                format!("not removed yet: {}. It is tried again; the annotation {give_up} gives it up", what.join("; ")),
-            )
-        });
-        Outcome { findings: findings.into_iter().collect(), told, ..Outcome::default() }
+        let findings = cleanup::told(&left, self.seen.deleting()).into_iter().collect();
+        Outcome { findings, told, ..Outcome::default() }
     }
 
     async fn delete_blobs(&self, ledger: bool) -> Result<(), Trouble> {

@@ -4,16 +4,19 @@
 use std::time::Duration;
 
 use crds::{
-    conditions::{self, ConditionType as C, Finding, Status},
+    conditions::{self, ConditionType as C, Finding},
     names,
     reasons::Reason,
 };
 
 use super::{
     decide::{End, LATER, NOW, Pass, SOON, Said},
-    model::{Observed, Remains, Site, Step},
+    model::{CycleSeen, Observed, Remains, Site, Source, Step},
 };
-use crate::seeds;
+use crate::{seeds, trouble::Trouble};
+
+/// Something that is not removed, in words, and the word for it.
+pub(super) type Left = (Reason, String);
 
 pub(super) fn decide(pass: &Pass<'_>, said: &mut Said) -> End {
     let seen = pass.seen;
@@ -22,6 +25,9 @@ pub(super) fn decide(pass: &Pass<'_>, said: &mut Said) -> End {
     } else if abandoned(seen) {
         said.findings.push(Finding::holds(C::CleanedUp, Reason::Abandoned, "a person gave up what could not be reached"));
         return (Step::LetGo, NOW);
+    } else {
+        // What was said of it before is not so any more.
+        said.findings.push(Finding::open(C::Replicating, Reason::CleaningUp, "the object is deleted, and its replica with it"));
     }
     // Nothing was ever made: an incarnation is drawn before anything is named by it.
     let drawn = seen.object.status.as_ref().is_some_and(|status| status.incarnation.is_some());
@@ -80,11 +86,9 @@ fn running(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
         return Some((Step::Cancel(to_cancel), NOW));
     }
     let waits = pass.open().find(|(cycle, mirrored)| {
-        let status = cycle.object.status.as_ref();
-        // One that can't release it says so; what keeps it is named below.
-        let stuck = status.is_some_and(|status| conditions::is(&status.conditions, C::SourceReleased, Status::False));
         let alive = cycle.object.spec.worker.as_deref().is_some_and(|worker| seen.alive(worker));
-        alive && !stuck && !mirrored.released
+        // One that gets nowhere says so; what keeps it is named below.
+        alive && !is_stuck(cycle) && !mirrored.released
     });
     let (cycle, _) = waits?;
     let message =
@@ -93,15 +97,35 @@ fn running(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     Some((Step::None, SOON))
 }
 
-fn rest(pass: &Pass<'_>, said: &mut Said) -> End {
-    let seen = pass.seen;
+/// vCenter is not there, or does not let us in: nothing is known of it.
+fn is_out_of_reach(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Unreachable | Reason::WrongCredentials | Reason::UntrustedCertificate | Reason::PrivilegesMissing | Reason::ServerFailed
+    )
+}
+
+/// True where the gateway says that it can't get at the snapshot.
+fn is_stuck(cycle: &CycleSeen) -> bool {
+    let conditions = cycle.object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    [C::Transferred, C::SourceReleased].into_iter().any(|of| {
+        let found = conditions::get(conditions, of).filter(|condition| condition.status != "True");
+        found.and_then(|condition| Reason::from_word(&condition.reason)).is_some_and(is_out_of_reach)
+    })
+}
+
+/// What is left of a replica: what can be removed, and what can't be reached, in words.
+pub(super) fn look(seen: &Observed) -> (Vec<Remains>, Vec<Left>) {
     let (mut remains, mut left) = (Vec::new(), Vec::new());
+    let snapshots = |trouble: &Trouble| (Reason::SnapshotLeft, format!("snapshots of the VM: {}", trouble.message));
     match &seen.source {
         Ok(source) if !source.snapshots.is_empty() => remains.push(Remains::Snapshots),
+        // What was heard before vCenter fell silent says nothing of a snapshot that was taken since.
+        Ok(Source { busy: Some(trouble), .. }) if is_out_of_reach(trouble.reason) => left.push(snapshots(trouble)),
         // Its snapshots are gone with it.
         Ok(_) => {}
         Err(trouble) if matches!(trouble.reason, Reason::VmNotFound | Reason::VmReplaced) => {}
-        Err(trouble) => left.push((Reason::SnapshotLeft, format!("snapshots of the VM: {}", trouble.message))),
+        Err(trouble) => left.push(snapshots(trouble)),
     }
     match &seen.order {
         Ok(Some(_)) => remains.push(Remains::Order),
@@ -109,15 +133,19 @@ fn rest(pass: &Pass<'_>, said: &mut Said) -> End {
         Err(trouble) => left.push((Reason::LogLeft, format!("the order: {}", trouble.message))),
     }
     let mut seeds_gone = false;
-    match &seen.disks {
-        Ok(disks) => {
+    // Whose the seeds are says the ledger: after a take-over they have the tags of the owner before, and hold the next one's replica.
+    match (&seen.ledger, &seen.disks) {
+        (Ok(Some(ledger)), _) if ledger.owner != seen.owner => {}
+        (ledger, Ok(disks)) => {
             let ids = seeds::all(&seen.owner, seen.ours(), disks);
             seeds_gone = ids.is_empty();
-            if !seeds_gone {
-                remains.push(Remains::Seeds(ids));
+            match ledger {
+                _ if seeds_gone => {}
+                Ok(_) => remains.push(Remains::Seeds(ids)),
+                Err(_) => left.push((Reason::SeedsLeft, "seed disks: whose they are says the ledger".to_owned())),
             }
         }
-        Err(trouble) => left.push((Reason::SeedsLeft, format!("seed disks: {}", trouble.message))),
+        (_, Err(trouble)) => left.push((Reason::SeedsLeft, format!("seed disks: {}", trouble.message))),
     }
     match (&seen.ledger, &seen.blobs) {
         (Err(trouble), _) => left.push((Reason::LogLeft, format!("the ledger: {}", trouble.message))),
@@ -128,19 +156,25 @@ fn rest(pass: &Pass<'_>, said: &mut Said) -> End {
         (Ok(Some(_)), Ok(_)) if seeds_gone => remains.push(Remains::Ledger),
         (Ok(_), _) => {}
     }
+    (remains, left)
+}
+
+/// Says what is not removed yet, where there is something.
+pub(super) fn told(left: &[Left], deleting: bool) -> Option<Finding> {
+    let (reason, _) = left.first()?;
+    let what: Vec<&str> = left.iter().map(|(_, what)| what.trim_end_matches('.')).collect();
+    let give_up = format!("{}={}", names::ABANDON_ANNOTATION, names::ABANDON_CONFIRMED);
+    let way_out = if deleting { format!(". It is tried again; the annotation {give_up} gives it up") } else { String::new() };
+    Some(Finding::fails(C::CleanedUp, *reason, format!("not removed yet: {}{way_out}", what.join("; "))))
+}
+
+fn rest(pass: &Pass<'_>, said: &mut Said) -> End {
+    let seen = pass.seen;
+    let (remains, left) = look(seen);
     if remains.is_empty() && left.is_empty() {
         return finished(seen, said);
     }
-    let told = |finding: Finding, said: &mut Said| said.findings.push(finding);
-    match left.first() {
-        Some((reason, _)) => {
-            let what: Vec<&str> = left.iter().map(|(_, what)| what.as_str()).collect();
-            let give_up = format!("{}={}", names::ABANDON_ANNOTATION, names::ABANDON_CONFIRMED);
-            let way_out =
-                if seen.deleting() { format!(". It is tried again; the annotation {give_up} gives it up") } else { String::new() };
-            told(Finding::fails(C::CleanedUp, *reason, format!("not removed yet: {}{way_out}", what.join("; "))), said);
-        }
-        None => told(Finding::open(C::CleanedUp, Reason::CleaningUp, "snapshots, seed disks, log and ledger are being removed"), said),
-    }
+    let going = || Finding::open(C::CleanedUp, Reason::CleaningUp, "snapshots, seed disks, log and ledger are being removed");
+    said.findings.push(told(&left, seen.deleting()).unwrap_or_else(going));
     if remains.is_empty() { (Step::None, LATER) } else { (Step::CleanUp(remains), SOON) }
 }

@@ -116,6 +116,8 @@ impl<'a> Pass<'a> {
                 state: cycle.state.as_ref(),
                 proof: cycle.proof.as_deref(),
                 ordered: order.is_some_and(|order| Some(order.of) == id),
+                given_up: seen.given_up.iter().find(|gone| Some(gone.of) == id),
+                setback: seen.setback.as_ref().filter(|setback| Some(setback.of) == id),
                 now: seen.now,
             })
         };
@@ -216,8 +218,8 @@ fn source(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
         }
         Err(trouble) => {
             fails(said, C::SourceFound, trouble);
-            if pass.seen.running() {
-                // What is sent can be applied without the source.
+            // What is sent can be applied without the source, and what is over is closed.
+            if pass.seen.running() || pass.open().any(|(_, mirrored)| mirrored.over && mirrored.released) {
                 return None;
             }
             stands_still(said, trouble.reason, trouble.message.clone());

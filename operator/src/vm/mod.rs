@@ -59,6 +59,7 @@ pub async fn reconcile(object: Arc<ReplicatedVM>, context: Arc<Context>) -> Resu
     let outcome = match apply::apply(&context, &seen, &decision.step).boxed().await {
         Ok(outcome) => outcome,
         Err(trouble) => {
+            let trouble = apply::understood(&context, &seen, trouble).boxed().await;
             tracing::warn!(namespace, name, step = ?decision.step, reason = %trouble.reason, %trouble, "not done");
             context.metrics.errors.with_label_values(&["ReplicatedVM", trouble.reason.as_str()]).inc();
             decision.wake = trouble.again.unwrap_or(decide::SOON).max(Duration::from_secs(1));
@@ -71,7 +72,7 @@ pub async fn reconcile(object: Arc<ReplicatedVM>, context: Arc<Context>) -> Resu
     decision.findings.extend(outcome.findings.clone());
     let pass = Pass::new(&seen);
     for (cycle, mirrored) in seen.cycles.iter().zip(&pass.mirrored) {
-        write_cycle(&context, &namespace, cycle, mirrored, &outcome).boxed().await?;
+        write_cycle(&context, &seen, cycle, mirrored, &outcome).boxed().await?;
     }
     let mut status = status::status(&pass, &decision);
     if let Some(incarnation) = outcome.incarnation {
@@ -98,7 +99,7 @@ fn not_done(step: &Step, trouble: &Trouble) -> Vec<Finding> {
 }
 
 /// Writes the operator's part of a cycle's status, where it says something new.
-async fn write_cycle(context: &Context, namespace: &str, cycle: &CycleSeen, mirrored: &Mirrored, outcome: &Outcome) -> Result<(), Trouble> {
+async fn write_cycle(context: &Context, seen: &Observed, cycle: &CycleSeen, mirrored: &Mirrored, outcome: &Outcome) -> Result<(), Trouble> {
     let old = cycle.object.status.clone().unwrap_or_default();
     let mut status = mirrored.status.clone();
     if let Some((of, at)) = outcome.ordered
@@ -110,7 +111,7 @@ async fn write_cycle(context: &Context, namespace: &str, cycle: &CycleSeen, mirr
         return Ok(());
     }
     let name = cycle.object.name_any();
-    let api: Api<ReplicationCycle> = Api::namespaced(context.client.clone(), namespace);
+    let api: Api<ReplicationCycle> = Api::namespaced(context.client.clone(), &seen.object.namespace().unwrap_or_default());
     match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&own_part(&status))).await {
         Ok(_) => {}
         Err(kube::Error::Api(refused)) if refused.is_not_found() => return Ok(()),
@@ -118,6 +119,11 @@ async fn write_cycle(context: &Context, namespace: &str, cycle: &CycleSeen, mirr
     }
     if status.phase != old.phase {
         edge(context, &cycle.object, &status).await;
+    }
+    if mirror::is_new_setback(&old, &mirrored.applied) {
+        let Finding { reason, message, .. } = &mirrored.applied;
+        context.event(cycle.object.as_ref(), true, *reason, "Apply", message.clone()).await;
+        context.event(seen.object.as_ref(), true, *reason, "Apply", format!("{name}: {message}")).await;
     }
     Ok(())
 }
@@ -156,6 +162,7 @@ async fn write_status(
     let (namespace, name) = (seen.object.namespace().unwrap_or_default(), seen.object.name_any());
     let label = &[namespace.as_str(), name.as_str()];
     context.metrics.ready.with_label_values(label).set(f64::from(u8::from(conditions::is(&status.conditions, C::Ready, Status::True))));
+    context.metrics.apply_failures.with_label_values(label).set(seen.setback.as_ref().map_or(0.0, |setback| f64::from(setback.tries)));
     if let Some(point) = &status.recovery_point {
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]
         context.metrics.recovery_point.with_label_values(label).set(point.time.0.as_second() as f64);
@@ -195,5 +202,7 @@ async fn tell(context: &Context, seen: &Observed, decision: &Decision, outcome: 
     }
 }
 
+#[cfg(test)]
+mod pitfalls;
 #[cfg(test)]
 pub(crate) mod test_support;

@@ -7,7 +7,8 @@ use blocklog::{
     cycle::{Manifest, Receipt, State},
     ids::{Cycle, CycleId, DiskKey, Owner, VmId},
     ledger::Ledger,
-    steward::Due,
+    setback::Setback,
+    steward::{Due, GivenUp},
 };
 use crds::{
     ReplicatedVM, ReplicationCycle,
@@ -146,6 +147,10 @@ pub struct Observed {
     pub disks: Result<Vec<Disk>, Trouble>,
     /// What the log says is to be done; of a ledger of ours alone.
     pub due: Result<Option<Due>, Trouble>,
+    /// Cycles that the log says will never be applied.
+    pub given_up: Vec<GivenUp>,
+    /// Why the cycle that is to be applied could not be so far, as its applier says.
+    pub setback: Option<Setback>,
     /// The order.
     pub order: Result<Option<OrderSeen>, Trouble>,
     /// The cycles' objects, by number.

@@ -10,7 +10,8 @@ use blocklog::{
     ids::{Owner, VmId},
     ledger::Ledger,
     names as blobs,
-    steward::{Due, Steward},
+    setback::Setback,
+    steward::{Due, GivenUp, Look, Steward},
 };
 use crds::{
     Appliance, ReplicatedVM, ReplicationCycle,
@@ -34,6 +35,7 @@ use crate::{
     appliance::{pods::Component, site::Site, takes_slots},
     context::Context,
     cycle::mirror,
+    roles,
     seeds::Which,
     trouble::Trouble,
 };
@@ -65,6 +67,8 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         ledger: Err(why.clone()),
         disks: Err(why.clone()),
         due: Err(why.clone()),
+        given_up: Vec::new(),
+        setback: None,
         order: Err(why.clone()),
         cycles: own.into_iter().map(|cycle| CycleSeen { object: Arc::new(cycle), state: None, readable: false, proof: None }).collect(),
         gateways: gateways.clone(),
@@ -88,9 +92,9 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     };
     let ledger = read_ledger(&steward, id).await;
     let ours = ledger.as_ref().ok().and_then(Option::as_ref).filter(|ledger| ledger.owner == owner).cloned();
-    let due = match &ours {
-        Some(ledger) => what_is_due(&steward, ledger, &owner).await.map(Some),
-        None => Ok(None),
+    let (due, given_up, setback) = match &ours {
+        Some(ledger) => what_is_due(&steward, ledger, &owner).await,
+        None => (Ok(None), Vec::new(), None),
     };
     let order = read_order(&steward, &owner, id).await;
     let drawn = object.status.as_ref().is_some_and(|status| status.incarnation.is_some());
@@ -111,6 +115,8 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         ledger,
         disks,
         due,
+        given_up,
+        setback,
         order,
         cycles,
         gateways,
@@ -251,14 +257,11 @@ async fn read_ledger(steward: &Steward, id: VmId) -> Result<Option<Ledger>, Trou
     Ok(document::read::<Ledger>(steward.store.as_ref(), &steward.keys, &blobs::ledger(id)).await?.map(|(ledger, _)| ledger))
 }
 
-async fn what_is_due(steward: &Steward, ledger: &Ledger, owner: &Owner) -> Result<Due, Trouble> {
-    let warn = |warning: String| tracing::warn!(warning, "the log");
-    match steward.due(ledger, owner, false, warn).await {
-        // The log of the cycle that was begun can't become whole any more: a new one covers its ground.
-        Err(LogError::Missing(name) | LogError::Damaged { name, .. }) if name == blobs::manifest(ledger.cycle(ledger.begun)) => {
-            Ok(steward.due(ledger, owner, true, warn).await?)
-        }
-        result => Ok(result?),
+/// What is to be done by the log, what is not, and why what is was not done yet.
+async fn what_is_due(steward: &Steward, ledger: &Ledger, owner: &Owner) -> (Result<Option<Due>, Trouble>, Vec<GivenUp>, Option<Setback>) {
+    match steward.look(ledger, owner, |warning: String| tracing::warn!(warning, "the log")).await {
+        Ok(Look { due, given_up, setback }) => (Ok(Some(due)), given_up, setback),
+        Err(error) => (Err(error.into()), Vec::new(), None),
     }
 }
 
@@ -285,15 +288,18 @@ async fn managed_disks(
     owner: &Owner,
     ledger: Option<&Ledger>,
 ) -> Result<Vec<Disk>, Trouble> {
-    let target = site.target.as_ref().map_err(Clone::clone)?;
-    let group = group(site, object);
-    let listed = context.disks.list(context, &target.arm, &site.spec.azure.subscription_id, &group).await?;
+    let arm = &site.target.as_ref().map_err(Clone::clone)?.arm;
+    let (subscription, group) = (&site.spec.azure.subscription_id, group(site, object));
+    let listed = match context.disks.list(context, arm, subscription, &group).await {
+        Ok(listed) => listed,
+        Err(error) => return Err(roles::pending(arm, subscription, &group, error.into()).await),
+    };
     let named: Vec<ResourceId> =
         ledger.iter().flat_map(|ledger| ledger.seeds.values()).filter_map(|seed| ResourceId::parse(&seed.id).ok()).collect();
     let mut disks: Vec<Disk> = listed.iter().filter(|disk| Which::of(owner, disk).is_some() || named.contains(&disk.id)).cloned().collect();
     for id in named {
         if !disks.iter().any(|disk| disk.id == id) {
-            disks.extend(target.arm.disk(&id).await?);
+            disks.extend(arm.disk(&id).await?);
         }
     }
     Ok(disks)

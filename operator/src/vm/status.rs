@@ -1,10 +1,14 @@
 //! What is said about a ReplicatedVM.
 
+use std::collections::BTreeMap;
+
+use blocklog::ids::DiskKey;
 use crds::{
     ReplicatedVMStatus,
+    concerns::Severity,
     conditions::{self, ConditionType as C, Finding, Kind, Status},
     reasons::Reason,
-    replicated_vm::{Baseline, DiskStatus, Phase, Progress, RecoveryPoint, Replication, SeedDisk, VmIdentity},
+    replicated_vm::{Baseline, Concern, DiskStatus, Phase, Progress, RecoveryPoint, Replication, SeedDisk, VmIdentity},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -12,7 +16,10 @@ use super::{
     decide::{Pass, SYNC_NOW},
     model::{Decision, Observed, Source, Step},
 };
-use crate::cycle::mirror::{bytes, seconds};
+use crate::{
+    cycle::mirror::{bytes, seconds},
+    seeds::Which,
+};
 
 /// The causes of `Ready`, in the order in which they are told.
 const CAUSES: [C; 5] = [C::SourceFound, C::LedgerOwned, C::PreflightPassed, C::SeedsReady, C::Replicating];
@@ -33,7 +40,7 @@ pub fn status(pass: &Pass<'_>, decision: &Decision) -> ReplicatedVMStatus {
         observed_generation: seen.object.metadata.generation,
         phase: None,
         conditions: conditions(seen, &old, decision),
-        concerns: source.map_or_else(|| old.concerns.clone(), |source| source.concerns.clone()),
+        concerns: source.map_or_else(|| old.concerns.clone(), |source| [source.concerns.clone(), retired(seen, source)].concat()),
         vm: source.map(identity).or_else(|| old.vm.clone()),
         incarnation: ledger.map(|ledger| ledger.incarnation.0.to_string()).or_else(|| old.incarnation.clone()),
         disks: disks(seen, &old),
@@ -131,6 +138,32 @@ fn ready(findings: &[Finding]) -> Finding {
     }
 }
 
+/// Disks that the VM has no more and whose seeds stand: told for as long as they do.
+fn retired(seen: &Observed, source: &Source) -> Vec<Concern> {
+    let (Some(ledger), Ok(disks)) = (seen.ours(), &seen.disks) else { return Vec::new() };
+    // Where the VM's disks are not told, nothing can be said of what is gone.
+    if source.disks.is_empty() {
+        return Vec::new();
+    }
+    let mut gone: BTreeMap<DiskKey, Vec<&str>> = BTreeMap::new();
+    for disk in disks {
+        let Some(which) = Which::of(&seen.owner, disk).filter(|which| which.incarnation == ledger.incarnation) else { continue };
+        let told = source.concerns.iter().any(|concern| concern.id == "DiskRemoved" && concern.disk == Some(i64::from(which.disk.0)));
+        if !told && !source.disks.iter().any(|one| one.key == which.disk) {
+            gone.entry(which.disk).or_default().push(&disk.id.name);
+        }
+    }
+    let concern = |(key, seeds): (DiskKey, Vec<&str>)| Concern {
+        id: "DiskRemoved".to_owned(),
+        severity: Severity::Information,
+        disk: Some(i64::from(key.0)),
+        message: format!("The disk with the key {key} is gone from the VM; its replica, {}, is kept as it was", seeds.join(" and ")),
+        remedy: "It is deleted when replication stops".to_owned(),
+        accepted: false,
+    };
+    gone.into_iter().map(concern).collect()
+}
+
 /// Of the last snapshot that a gateway took, where it was to be quiesced.
 fn quiesced(seen: &Observed) -> Option<Finding> {
     use crds::replicated_vm::Quiesce;
@@ -181,7 +214,7 @@ fn disks(seen: &Observed, old: &ReplicatedVMStatus) -> Vec<DiskStatus> {
     let Some(ledger) = seen.ours() else { return disks };
     let cycle = ledger.recovery_point.as_ref().map_or(1, |point| bytes(point.cycle.0).max(1));
     for disk in &mut disks {
-        let Ok(key) = u32::try_from(disk.key).map(blocklog::ids::DiskKey) else { continue };
+        let Ok(key) = u32::try_from(disk.key).map(DiskKey) else { continue };
         disk.baseline = ledger.baseline.get(&key).map(|change_id| Baseline {
             // What stands behind the bar is the gateway's own.
             change_id: change_id.0.split('|').next().unwrap_or_default().to_owned(),

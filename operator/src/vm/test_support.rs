@@ -66,6 +66,7 @@ pub(crate) fn seed_disk(key: u32, instance: u64) -> Disk {
         unique_id: Uuid::from_u128(u128::from(key) * 1000 + u128::from(instance)).to_string(),
         state: DiskState::ActiveUpload,
         provisioned: true,
+        failed: false,
         content: Some(content(CAPACITY)),
         tags: which.tags(&owner(), &BTreeMap::new()),
     }
@@ -98,6 +99,8 @@ pub(crate) fn fresh() -> Observed {
         ledger: Ok(None),
         disks: Ok(Vec::new()),
         due: Ok(None),
+        given_up: Vec::new(),
+        setback: None,
         order: Ok(None),
         cycles: Vec::new(),
         gateways: vec![Gateway { name: "gw-1".into(), ready: true, since: at(-9999), cycles: 0 }],

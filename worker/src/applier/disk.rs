@@ -1,6 +1,7 @@
 //! One disk of a cycle: from its segments to acknowledged writes.
 
 use blocklog::{
+    LogError,
     codec::{self, Codec},
     cycle::{Manifest, ReceiptDisk},
     fingerprints::Update,
@@ -26,6 +27,9 @@ use crate::{
 
 /// How often one write is tried.
 const TRIES: u32 = 8;
+
+/// How often a segment is fetched before it is taken for damaged.
+const LOOKS: u32 = 2;
 
 /// The most that neighbouring blocks are joined to. Half of what a request may hold: the disk's speed is its own well before the number of
 /// requests counts, and each byte more is held three times, in the run that is joined and in those on their way.
@@ -107,10 +111,16 @@ pub(super) async fn apply(
 async fn fetch(env: &Env, manifest: &Manifest, of: DiskCycle, segment: &SegmentRef) -> Result<(String, Segment), ApplierError> {
     let name = names::segment(of, segment.epoch, segment.n);
     let key = manifest.epochs.open(&env.keys, manifest.of, segment.epoch, &names::manifest(manifest.of))?;
-    let bytes = patience::store(env, || env.store.get_range(&name, 0..segment.size)).await?;
-    let (owned, expected) = (name.clone(), segment.clone());
-    let segment = cpu::run(env.cpu.as_ref(), move || Segment::open(&owned, of, &expected, &key, bytes.into())).await?;
-    Ok((name, segment))
+    let mut looked = 1;
+    loop {
+        let bytes = patience::store(env, || env.store.get_range(&name, 0..segment.size)).await?;
+        let (owned, expected, key) = (name.clone(), segment.clone(), key.clone());
+        match cpu::run(env.cpu.as_ref(), move || Segment::open(&owned, of, &expected, &key, bytes.into())).await {
+            // A cycle is given up for this: what was changed on its way, or in our memory, is not damaged where it lies.
+            Err(LogError::Damaged { .. }) if looked < LOOKS => looked += 1,
+            opened => return Ok((name, opened?)),
+        }
+    }
 }
 
 /// Sends writes: neighbours joined into one, a few in flight, each tried until it is acknowledged.

@@ -7,17 +7,19 @@
 mod disk;
 mod leave;
 mod seat;
+mod setback;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use blocklog::{
     LogError,
+    blob_name::BlobName,
     cycle::{Manifest, Order, Receipt},
     document,
     fingerprints::{Fingerprints, Place, Update},
     held::Held,
-    ids::{Digest, DiskKey, Owner, Turn, VmId},
+    ids::{CycleId, Digest, DiskKey, Owner, Turn, VmId},
     ledger::{Admission, Ledger, Refusal},
     names,
     plant::{Plant, planted},
@@ -28,6 +30,7 @@ use futures::future::join_all;
 use replica::{Fence, FenceKind, ReplicaDisk, ReplicaError};
 use zeroize::Zeroizing;
 
+pub use self::setback::note_setback;
 use self::{disk::Applied, leave::Leave, seat::Seat};
 use crate::{
     env::{Env, Event},
@@ -94,6 +97,44 @@ impl ApplierError {
             Self::BitmapMismatch { .. } => "BitmapMismatch",
         }
     }
+
+    /// True where the log of the cycle `of` can't become whole: one of its own blobs is missing or is not what was written. What is wrong
+    /// with ledger, fingerprints or an earlier cycle's manifest would be so for the next cycle too.
+    #[must_use]
+    pub fn is_for_good(&self, of: CycleId) -> bool {
+        match self {
+            Self::BitmapMismatch { .. } => true,
+            Self::Log(_) => {
+                matches!(self.blob(), Some(BlobName::Manifest(it)) if it == of)
+                    || matches!(self.blob(), Some(BlobName::Segment(it, ..)) if it.of == of)
+            }
+            Self::Replica { .. } | Self::Stopped => false,
+        }
+    }
+
+    /// The disk that it is about, where it is about one.
+    #[must_use]
+    pub fn disk(&self) -> Option<DiskKey> {
+        match self {
+            Self::Replica { disk, .. } | Self::BitmapMismatch { disk } => Some(*disk),
+            Self::Log(_) => match self.blob()? {
+                BlobName::Segment(it, ..) => Some(it.disk),
+                BlobName::Index(it) | BlobName::Chunk(it, _) => Some(it.disk),
+                _ => None,
+            },
+            Self::Stopped => None,
+        }
+    }
+
+    /// The blob that is missing or damaged.
+    fn blob(&self) -> Option<BlobName> {
+        match self {
+            Self::Log(LogError::Missing(name) | LogError::Damaged { name, .. } | LogError::Store(StoreError::NotFound(name))) => {
+                Some(BlobName::of(name))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl From<StoreError> for ApplierError {
@@ -124,13 +165,27 @@ pub async fn run_until(
 ) -> Result<End, ApplierError> {
     let name = names::order(owner, vm);
     let Some((order, _)) = document::read::<Order>(env.store.as_ref(), &env.keys, &name).await? else { return Ok(End::NoOrder) };
+    carry_out(env, opener, name, order, stop).await
+}
+
+/// The same for an order that was read already, from the blob `name`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn carry_out(
+    env: &Env,
+    opener: &dyn ReplicaOpener,
+    name: String,
+    order: Order,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<End, ApplierError> {
     let manifest_name = names::manifest(order.of);
     let (manifest, digest) = document::require::<Manifest>(env.store.as_ref(), &env.keys, &manifest_name).await?;
     if digest != order.manifest || manifest.of != order.of || manifest.owner != order.owner {
         return Err(LogError::damaged(&manifest_name, "it is not the manifest that the order names").into());
     }
     let lease = LeaseId(env.entropy.uuid());
-    let held = Held::<Ledger>::acquire(env.store.clone(), env.keys.clone(), env.clock.clone(), &names::ledger(vm), lease).await;
+    let held = Held::<Ledger>::acquire(env.store.clone(), env.keys.clone(), env.clock.clone(), &names::ledger(order.of.vm), lease).await;
     let mut held = match held {
         Ok(held) => held,
         Err(LogError::Store(StoreError::Leased(_))) => return Ok(End::Busy),
@@ -171,7 +226,7 @@ impl Work<'_> {
         // Read before anything is touched: a log that can't be read must not make a clean replica dirty.
         let mut updates = renewing(self.env, held, self.updates(&ledger)).await??;
 
-        let timed = seeds.values().any(|seat| seat.seed().fence_kind() == FenceKind::Time);
+        let timed = seeds.iter().any(|(disk, seat)| self.writes(*disk) && seat.seed().fence_kind() == FenceKind::Time);
         let previous_end = ledger.write_end;
         let leave = Leave::new(self.env, held, timed);
         let next = held.value().begin(&self.manifest, self.digest, timed.then(|| leave.until()));
@@ -215,6 +270,12 @@ impl Work<'_> {
         let seed = self.opener.open(disk, access).await.map_err(|error| ApplierError::Replica { disk, error })?;
         self.is_seed(disk, seed.as_ref()).await?;
         Ok(seed)
+    }
+
+    /// False where nothing of a disk changed: then no fence is raised, and none is waited for. What an older turn still writes to it is what is
+    /// there, and the turn that writes to it next waits for the end that the ledger goes on to name.
+    fn writes(&self, disk: DiskKey) -> bool {
+        self.manifest.disks.get(&disk).is_some_and(|sent| !sent.extents.is_empty())
     }
 
     /// Makes sure that a disk is the seed that the cycle was computed for. The ledger names the same one, or it would not have been admitted.
@@ -290,7 +351,7 @@ impl Work<'_> {
         let fence = Fence { turn: leave.turn().0, previous_end };
         let disks = updates.iter_mut().map(|(disk, update)| async move {
             let seat = &seeds[disk];
-            let fenced = !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
+            let fenced = self.writes(*disk) && !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
             let result = async {
                 if fenced {
                     seat.seed().raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;

@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use blocklog::{
+    LogError,
     azure_blob::Auth,
     clock::{Clock, SystemClock},
+    cycle::Order,
+    document,
     entropy::SystemEntropy,
-    ids::{DiskKey, Owner, VmId},
+    ids::{DiskKey, VmId},
     names,
     store::{ETag, LogStore},
 };
@@ -102,9 +105,9 @@ impl Applier {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                Some((name, etag, result)) = running.next(), if !busy.is_empty() => {
-                    busy.retain(|other| *other != name);
-                    self.note(&mut tried, name, etag, &result);
+                Some(carried @ Carried { .. }) = running.next(), if !busy.is_empty() => {
+                    busy.retain(|other| *other != carried.name);
+                    self.note(&mut tried, carried);
                     (warm, look) = (self.clock.monotonic() + WARM, Duration::ZERO);
                 }
                 () = self.clock.sleep(look), if free => {
@@ -166,42 +169,50 @@ impl Applier {
         found
     }
 
-    async fn carry_out(
-        &self,
-        name: String,
-        vm: VmId,
-        etag: Option<ETag>,
-        mut stop: watch::Receiver<bool>,
-    ) -> (String, Option<ETag>, Result<End, Failure>) {
+    fn env(&self) -> Result<Env, Failure> {
+        Ok(Env {
+            store: self.store.clone(),
+            keys: open::keys(&self.config.key)?,
+            clock: self.clock.clone(),
+            entropy: Arc::new(SystemEntropy),
+            cpu: self.cpu.clone(),
+            throttle: Arc::new(Throttle::new(self.clock.clone(), None)),
+            limits: self.config.limits.with_disks(crate::env::Limits::default().disks),
+            progress: Arc::new(Counting(self.health.clone())),
+        })
+    }
+
+    async fn carry_out(&self, name: String, vm: VmId, etag: Option<ETag>, mut stop: watch::Receiver<bool>) -> Carried {
         let _counted = Running::new(&self.health);
-        // Before it is carried out: one that is renewed meanwhile is another one.
-        let etag = self.store.get(&name).await.ok().flatten().map(|blob| blob.etag).or(etag);
+        // One that is renewed while it is carried out is another one.
+        let found = self.store.get(&name).await;
+        let etag = found.as_ref().ok().and_then(Option::as_ref).map(|blob| blob.etag.clone()).or(etag);
+        let mut given_up = false;
         let result = async {
-            let env = Env {
-                store: self.store.clone(),
-                keys: open::keys(&self.config.key)?,
-                clock: self.clock.clone(),
-                entropy: Arc::new(SystemEntropy),
-                cpu: self.cpu.clone(),
-                throttle: Arc::new(Throttle::new(self.clock.clone(), None)),
-                limits: self.config.limits.with_disks(crate::env::Limits::default().disks),
-                progress: Arc::new(Counting(self.health.clone())),
-            };
+            let env = self.env()?;
             let opener = Opener { auth: self.auth.clone(), clock: self.clock.clone() };
-            // An order's name tells cluster and VM; whose it is, of that cluster, stands in it.
-            let owner = Owner { cluster: self.config.cluster.clone(), object: String::new() };
+            let Some(blob) = found? else { return Ok(End::NoOrder) };
+            let order = document::decode::<Order>(&env.keys, &name, &blob.body)?;
+            if order.of.vm != vm {
+                return Err(LogError::damaged(&name, "it is for another VM").into());
+            }
             let stop = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            applier::run_until(&env, &opener, &owner, vm, stop).await.map_err(describe)
+            let result = applier::carry_out(&env, &opener, name.clone(), order.clone(), stop).await;
+            if let Err(error) = &result {
+                given_up = tell(&env, &name, &order, error).await;
+            }
+            Ok(result?)
         };
         let result = result.await;
-        (name, etag, result)
+        Carried { name, etag, result, given_up }
     }
 
-    fn note(&self, tried: &mut BTreeMap<String, Tried>, name: String, etag: Option<ETag>, result: &Result<End, Failure>) {
+    fn note(&self, tried: &mut BTreeMap<String, Tried>, carried: Carried) {
+        let Carried { name, etag, result, given_up } = carried;
         let failures = tried.get(&name).map_or(0, |tried| tried.failures);
-        let (failures, pause) = match result {
+        let (failures, pause) = match &result {
             Ok(End::Busy) => (0, FIRST_PAUSE),
             Ok(End::NoOrder) => (0, Duration::ZERO),
             Ok(end) => {
@@ -212,15 +223,34 @@ impl Applier {
             Err(failure) => {
                 tracing::warn!(order = name, reason = failure.reason, "{}", failure.message);
                 self.health.failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                (failures.saturating_add(1), (FIRST_PAUSE * 2_u32.pow(failures.min(8))).min(LONGEST_PAUSE))
+                let pause = (FIRST_PAUSE * 2_u32.pow(failures.min(8))).min(LONGEST_PAUSE);
+                // No other try can help, and the operator knows: what is left is its order to take back.
+                (failures.saturating_add(1), if given_up { DONE_PAUSE } else { pause })
             }
         };
         tried.insert(name, Tried { etag, failures, next: self.clock.monotonic() + pause });
     }
 }
 
-fn describe(error: ApplierError) -> Failure {
-    error.into()
+/// What came of an order.
+struct Carried {
+    name: String,
+    /// The order that it was.
+    etag: Option<ETag>,
+    result: Result<End, Failure>,
+    /// True where it is written down that the cycle can never be applied.
+    given_up: bool,
+}
+
+/// Writes down why an order could not be carried out. True where that is for good. What can't be written is written by the next try.
+async fn tell(env: &Env, name: &str, order: &Order, error: &ApplierError) -> bool {
+    match applier::note_setback(env, name, order, error).await {
+        Ok(setback) => setback.is_some_and(|setback| setback.for_good),
+        Err(error) => {
+            tracing::warn!(order = name, reason = error.reason(), "why it could not be carried out can't be written down: {error}");
+            false
+        }
+    }
 }
 
 /// The VM of an order, by its name.

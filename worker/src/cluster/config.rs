@@ -341,6 +341,7 @@ vddk: {libdir: /opt/vmware-vix-disklib}
             ("workload: {}", "{sasFile: /a, accountKeyFile: /b}", "map"),
             ("https://vcenter.example.com", "vcenter.example.com", "https://"),
             ("usernameFile:", "thumbprint: abc\n  usernameFile:", "thumbprint"),
+            ("usernameFile:", "insecure: true\n  usernameFile:", "insecure"),
             ("usernameFile:", "thumbprint: abc\n  caFile: /ca\n  usernameFile:", "not both"),
             ("vddk:", "limits: {cpus: 0}\nvddk:", "cpus"),
             ("vddk:", "limits: {memoryBytes: 1000}\nvddk:", "memoryBytes"),

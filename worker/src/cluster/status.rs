@@ -144,16 +144,31 @@ impl Report {
                 let old = self.source.tasks.iter().find(|task| task.id == *id).cloned();
                 let moved = old.filter(|task| task.percent == percent).and_then(|task| task.moved).or_else(|| Some(seconds(now)));
                 self.source.tasks = vec![TaskStatus { id: id.clone(), method: method.clone(), percent, moved }];
-                if method.starts_with("ConsolidateVMDisks") && self.releasing() {
-                    let message = format!("what the snapshot {} left is being consolidated", self.name());
-                    self.release(Finding::open(ConditionType::SourceReleased, Reason::Consolidating, message));
-                }
+                self.at_work(method);
             }
             Told::Full { disk, reason } => {
                 self.disk(*disk).reason = reason.map(|reason| reason.as_str().to_owned());
                 self.disk(*disk).mode = Some(DiskMode::Full);
             }
             Told::Waiting { reason, message } => self.trouble(*reason, message),
+        }
+    }
+
+    /// A task gets on: what was tried in vain before is not what is waited for now.
+    fn at_work(&mut self, method: &str) {
+        if self.releasing() {
+            let (reason, message) = match method {
+                _ if method.starts_with("ConsolidateVMDisks") => {
+                    (Reason::Consolidating, format!("what the snapshot {} left is being consolidated", self.name()))
+                }
+                _ if method.starts_with("RemoveSnapshot") => {
+                    (Reason::RemovingSnapshot, format!("the snapshot {} is being removed", self.name()))
+                }
+                _ => return,
+            };
+            self.release(Finding::open(ConditionType::SourceReleased, reason, message));
+        } else if method.starts_with("CreateSnapshot") && self.transferred.status == Status::Unknown {
+            self.transfer(Finding::open(ConditionType::Transferred, Reason::TakingSnapshot, "the snapshot is being taken"));
         }
     }
 

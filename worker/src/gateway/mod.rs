@@ -99,6 +99,7 @@ impl GatewayError {
             Self::Log(error) => error.reason(),
             Self::Snapshot(SnapshotError::Unreachable(_)) => "SourceUnreachable",
             Self::Snapshot(SnapshotError::Refused(_)) => "SourceRefused",
+            Self::Snapshot(SnapshotError::Gone(_)) => "VmNotFound",
             Self::Source { error: SourceError::TooShort { .. }, .. } => "SourceTooShort",
             Self::Source { error: SourceError::Refused(_), .. } => "SourceRefused",
             Self::Source { .. } => "SourceUnreachable",
@@ -109,7 +110,10 @@ impl GatewayError {
     /// True where this cycle can't be finished by anyone: its snapshot is released, and the cycle has failed.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::SourceGrown { .. } | Self::Source { error: SourceError::TooShort { .. }, .. })
+        matches!(
+            self,
+            Self::SourceGrown { .. } | Self::Source { error: SourceError::TooShort { .. }, .. } | Self::Snapshot(SnapshotError::Gone(_))
+        )
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -47,6 +47,15 @@ struct Reader<'a> {
     /// What the source is asked for at a time. Counted here and not by the queue of blocks: there a block that has come keeps its place until
     /// those before it have come too, and meanwhile the source would have less to do.
     in_flight: Semaphore,
+    /// How many that is by now.
+    width: AtomicUsize,
+}
+
+/// What a host says whose NFC service has no memory for the reads that it is asked for (nbdkit-vddk-plugin(1), "out of memory errors").
+const STARVED: [&str; 3] = ["Failed to allocate", "Memory allocation failed", "NFC error 5"];
+
+fn starved(error: &SourceError) -> bool {
+    matches!(error, SourceError::Read { message, .. } if STARVED.iter().any(|words| message.contains(words)))
 }
 
 impl<'a> Reader<'a> {
@@ -61,7 +70,15 @@ impl<'a> Reader<'a> {
         if size > capacity {
             return Err(GatewayError::SourceGrown { disk, size, capacity });
         }
-        Ok(Self { env, control, snapshot, disk, current: Mutex::new((0, source)), in_flight: Semaphore::new(env.limits.reads.max(1)) })
+        let width = env.limits.reads.max(1);
+        let (in_flight, width) = (Semaphore::new(width), AtomicUsize::new(width));
+        Ok(Self { env, control, snapshot, disk, current: Mutex::new((0, source)), in_flight, width })
+    }
+
+    /// Whether one read less may be in flight from here on: all but one.
+    fn narrow(&self) -> bool {
+        let less = |width: usize| (width > 1).then(|| width - 1);
+        self.width.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
     async fn read(&self, range: &Range<u64>) -> Result<Vec<u8>, GatewayError> {
@@ -73,8 +90,15 @@ impl<'a> Reader<'a> {
             };
             let read = async {
                 // The semaphore is never closed.
-                let _place = self.in_flight.acquire().await;
-                source.read(range.start, (range.end - range.start) as u32).await
+                let place = self.in_flight.acquire().await;
+                let result = source.read(range.start, (range.end - range.start) as u32).await;
+                if let (Err(error), Ok(place)) = (&result, place)
+                    && starved(error)
+                    && self.narrow()
+                {
+                    place.forget();
+                }
+                result
             };
             let error = match read.await {
                 Ok(bytes) => return Ok(bytes),
@@ -90,7 +114,10 @@ impl<'a> Reader<'a> {
             }
             self.env.progress.note(Event::Waiting { reason: "SourceUnreachable", message: error.to_string() });
             self.env.clock.sleep(pause(tried)).await;
-            self.reopen(generation).await;
+            // A host without memory has answered: its session is sound, and a new one would cost it more.
+            if !starved(&error) {
+                self.reopen(generation).await;
+            }
         }
     }
 
@@ -322,3 +349,7 @@ impl Iterator for Cut {
         Some(start..end)
     }
 }
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

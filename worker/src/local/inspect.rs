@@ -19,6 +19,7 @@ use blocklog::{
     keys::{KeyRing, Secret},
     ledger::{IndexRef, Ledger},
     names,
+    setback::Setback,
     segment::{self, Descriptor, Segment, SegmentRef, Tail},
     store::{LogStore, StoreError},
 };
@@ -182,6 +183,7 @@ impl Inspector {
                 BlobName::State(_) => drop(cycle.documents.insert("state")),
                 BlobName::Manifest(_) => drop(cycle.documents.insert("manifest")),
                 BlobName::Receipt(_) => drop(cycle.documents.insert("receipt")),
+                BlobName::Setback(_) => drop(cycle.documents.insert("setback")),
                 _ => cycle.segments.add(listed.size),
             }
         }
@@ -200,6 +202,7 @@ impl Inspector {
             BlobName::State(_) => self.document::<State>(name).await,
             BlobName::Manifest(_) => self.document::<Manifest>(name).await,
             BlobName::Receipt(_) => self.document::<Receipt>(name).await,
+            BlobName::Setback(_) => self.document::<Setback>(name).await,
             BlobName::Index(_) => self.document::<Index>(name).await,
             BlobName::Segment(of, epoch, n) => Ok(table(&self.tail(name, of, epoch, n).await?)),
             BlobName::Chunk(..) => {
@@ -247,6 +250,7 @@ impl Inspector {
                 BlobName::KeyCheck => self.check::<KeyCheck>(&name).await.map(drop),
                 BlobName::Order => self.check::<Order>(&name).await.map(drop),
                 BlobName::Receipt(_) => self.check::<Receipt>(&name).await.map(drop),
+                BlobName::Setback(_) => self.check::<Setback>(&name).await.map(drop),
                 BlobName::Index(_) => self.check::<Index>(&name).await.map(drop),
                 BlobName::Ledger(vm) => self.check::<Ledger>(&name).await.map(|ledger| drop(all.ledgers.insert(vm, ledger))),
                 BlobName::State(of) => self.check::<State>(&name).await.map(|state| drop(all.states.insert(of, state))),

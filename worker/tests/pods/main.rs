@@ -193,6 +193,50 @@ async fn a_snapshot_that_an_admin_removes_fails_the_cycle() {
     world.apply(next.job.of).await;
 }
 
+/// What was said of a cycle whose VM somebody deletes: it ends, nothing of the replica is lost, and the next one is not tried for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_is_deleted_under_a_cycle_ends_it_and_costs_the_replica_nothing() {
+    let world = World::new().await;
+    world.write(2000, 0, 2 * MIB, 1).await;
+    let first = world.gateway(world.cycle().await, world.client("sandbox"));
+    sent(&first).await;
+    world.apply(first.job.of).await;
+    let before = world.ledger().await;
+
+    world.write(2000, 0, 2 * MIB, 2).await;
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    let hold = world.folder.path().join("hold");
+    std::fs::write(&hold, "").unwrap();
+    let deleted = async {
+        while gateway
+            .reporter
+            .report()
+            .status(&[], None, world.clock.now())
+            .0
+            .snapshot
+            .is_none_or(|found| found.state != SnapshotState::Taken)
+        {
+            gateway.reporter.news().await;
+        }
+        world.ask("DELETE", "/vms/web", Value::Null).await;
+        std::fs::remove_file(&hold).unwrap();
+    };
+    let (result, ()) = tokio::join!(gateway.run(), deleted);
+    assert_eq!(result, Ok(End::Failed { reason: "SnapshotLost".into() }));
+    let conditions = gateway.conditions();
+    assert_eq!((conditions[0].1.as_str(), conditions[1].1.as_str()), ("False", "True"), "{conditions:?}");
+
+    // One that begins later fails at once, by a word that says why; so does one that is cancelled.
+    let late = world.gateway(world.cycle().await, world.client("sandbox"));
+    let error = late.run().await.unwrap_err();
+    assert_eq!((error.reason(), error.is_final()), ("VmNotFound", true), "{error}");
+    assert_eq!(late.run().await, Ok(End::Failed { reason: "VmNotFound".into() }));
+    let cancelled = world.gateway(world.cycle().await, world.client("sandbox"));
+    let end = gateway::cancel(&cancelled.env, cancelled.control.as_ref(), &cancelled.job, "Cancelled").await;
+    assert_eq!(end, Ok(End::Failed { reason: "Cancelled".into() }));
+    assert_eq!(world.ledger().await, before, "the replica, its recovery point and its baseline are as they were");
+}
+
 /// A host that has no session to spare is waited for; ten seconds, as in production.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_without_a_session_is_waited_for() {

@@ -1,13 +1,20 @@
 //! A changed byte in the log, wherever it is: the worker that reads it says so, and nothing of it reaches a replica.
 
-use blocklog::{cycle::Manifest, ids::DiskCycle, names, segment::read_tail, store::LogStore};
+use blocklog::{
+    cycle::Manifest,
+    ids::{Cycle, DiskCycle},
+    names,
+    segment::read_tail,
+    steward::Due,
+    store::LogStore,
+};
 use extents::ExtentSet;
 use replica::memory::HostKind;
 
 use crate::{
     operator::Operator,
     scheduler::Sim,
-    vm::DISKS,
+    vm::{DISKS, snapshot_of},
     world::{VM, World},
 };
 
@@ -141,4 +148,77 @@ fn a_flipped_byte_in_state_or_fingerprints_stops_the_gateway() {
         assert!(replicas(&world) == before);
         world.store.corrupt(&name, |bytes| bytes[17] ^= 1);
     }
+}
+
+/// What breaks a cycle's log, and the word for it.
+const BREAKS: [(&str, &str); 4] = [
+    ("a segment is damaged", "BlobDamaged"),
+    ("a segment is gone", "BlobNotFound"),
+    ("the manifest is damaged", "BlobDamaged"),
+    ("the manifest is gone", "BlobMissing"),
+];
+
+/// From a broken log to an equal replica, by what lies in the log alone: the applier writes down why, the cycle is given up, the next one covers
+/// its ground.
+#[test]
+fn a_broken_log_is_told_given_up_and_covered_by_the_next_cycle() {
+    for (what, word) in BREAKS {
+        let (world, operator) = setting();
+        let of = operator.send(false);
+        operator.place_order(of);
+        assert_eq!(operator.look_at_log().due, Due::Apply { of, begun: false });
+        let folder = names::cycle(of);
+        let ending = if what.contains("segment") { ".seg" } else { "manifest" };
+        // The last one of the last disk: what comes before it is written.
+        let name = world.store.names().into_iter().rfind(|name| name.starts_with(&folder) && name.ends_with(ending)).unwrap();
+        if what.ends_with("gone") {
+            world.now(world.store.delete(&name, None)).unwrap();
+        } else {
+            world.store.corrupt(&name, |bytes| bytes[100] ^= 1);
+        }
+        operator.run_pod();
+        // It has begun to write, unless there was nothing to begin with.
+        let ledger = world.ledger().unwrap();
+        assert_eq!(ledger.dirty.len(), usize::from(ending == ".seg"), "{what}");
+        let look = operator.look_at_log();
+        assert_eq!(look.due, Due::New { above: of.cycle }, "{what}");
+        let [gone] = look.given_up.as_slice() else { panic!("{what}: {look:?}") };
+        assert_eq!((gone.of, gone.reason.as_str()), (of, word), "{what}");
+        assert!(gone.message.contains(&name), "{what}: {gone:?}");
+        // Whoever looks again, before and after the order is taken back, and after the number is claimed, sees the same.
+        operator.drop_order();
+        assert_eq!(operator.look_at_log(), look, "{what}");
+        (0..5).for_each(|_| world.vm.guest_writes());
+        let next = operator.claim(of.cycle);
+        assert_eq!(next.cycle, Cycle(of.cycle.0 + 1));
+        assert!(matches!(operator.look_at_log().due, Due::Resume(state) if state.of == next), "{what}");
+        operator.run_gateway(next, false);
+        assert_eq!(operator.look_at_log().due, Due::Apply { of: next, begun: false }, "{what}");
+        operator.place_order(next);
+        operator.run_pod();
+        let ledger = world.ledger().unwrap();
+        assert!(ledger.is_clean() && ledger.begun == next.cycle, "{what}: {}", last_note(&world));
+        assert_eq!(world.sim.violation(), None);
+        let frozen = snapshot_of(&world.vm, next.cycle, ledger.recovery_point.as_ref().unwrap().time).unwrap();
+        assert!(replicas(&world) == frozen.bytes, "{what}");
+        // Nothing of it is left.
+        world.now(operator.steward().clean_up(&ledger)).unwrap();
+        let left: Vec<_> = world.store.names().into_iter().filter(|name| name.contains(&folder)).collect();
+        assert!(left.is_empty(), "{what}: {left:?}");
+    }
+}
+
+/// What was changed on its way is not damaged where it lies: a cycle is not given up for that.
+#[test]
+fn a_segment_that_was_misread_once_is_read_again() {
+    let (world, operator) = setting();
+    let of = operator.send(false);
+    operator.place_order(of);
+    let folder = names::cycle(of);
+    let name = world.store.names().into_iter().find(|name| name.starts_with(&folder) && name.ends_with(".seg")).unwrap();
+    world.misread_once(&name);
+    operator.run_pod();
+    assert!(world.ledger().unwrap().is_clean(), "{}", last_note(&world));
+    assert!(world.store.peek(&names::setback(of)).is_none());
+    assert!(!world.is_misread(&name), "it was to be misread");
 }

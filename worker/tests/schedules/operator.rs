@@ -14,6 +14,7 @@ use blocklog::{
     ids::{Cycle, CycleId, Digest, DiskKey, Incarnation, Owner},
     ledger::{Ledger, Refusal, Seed},
     names,
+    steward::{Look, Steward},
     store::{LeaseId, LogStore, When},
 };
 use replica::{ReplicaDisk, ReplicaError};
@@ -114,6 +115,45 @@ impl Operator {
     pub fn run_applier(&self) {
         let cluster = self.cluster.lock().unwrap().clone();
         self.run(self.applier(&cluster));
+    }
+
+    /// Runs an applier as its pod does: what it could not do is written down.
+    pub fn run_pod(&self) {
+        let (operator, owner) = (self.clone(), self.cluster.lock().unwrap().owner.clone());
+        let actor = self.world.sim.spawn(async move {
+            let env = operator.env(0);
+            let opener = Opener { world: operator.world.clone(), actor: 0 };
+            let name = names::order(&owner, VM);
+            let (order, _) = document::require::<Order>(env.store.as_ref(), &env.keys, &name).await.unwrap();
+            let end = applier::carry_out(&env, &opener, name.clone(), order.clone(), std::future::pending()).await;
+            operator.world.sim.note(format!("applier: {end:?}"));
+            if let Err(error) = end {
+                applier::note_setback(&env, &name, &order, &error).await.unwrap();
+            }
+        });
+        self.run(actor);
+    }
+
+    /// What is to be done by the log alone, as an operator asks.
+    pub fn look_at_log(&self) -> Look {
+        let (ledger, cluster) = (self.world.ledger().unwrap(), self.cluster.lock().unwrap().clone());
+        self.world.now(self.steward().look(&ledger, &cluster.owner, |_| {})).unwrap()
+    }
+
+    /// Claims a number for a new cycle.
+    pub fn claim(&self, above: Cycle) -> CycleId {
+        let (ledger, cluster) = (self.world.ledger().unwrap(), self.cluster.lock().unwrap().clone());
+        self.world.now(self.steward().claim(&ledger, &cluster.owner, above)).unwrap()
+    }
+
+    /// Takes the order back.
+    pub fn drop_order(&self) {
+        self.delete(&names::order(&self.cluster.lock().unwrap().owner, VM));
+    }
+
+    /// The real operator's part in the log.
+    pub fn steward(&self) -> Steward {
+        Steward { store: self.world.store.clone(), keys: self.world.keys.clone() }
     }
 
     fn run(&self, actor: ActorId) {

@@ -54,6 +54,8 @@ struct Seen {
     /// Which gateway staged what, by the folder of disk and epoch.
     epochs: BTreeMap<String, ActorId>,
     clean_writes: u32,
+    /// The blob that is read with a changed byte, once.
+    misread: Option<String>,
 }
 
 impl World {
@@ -92,6 +94,16 @@ impl World {
         let seen = self.seen.lock().unwrap();
         let n = seen.older.len() as u64;
         (n > 0).then(|| seen.older[self.sim.random(|r| r.below(n)) as usize].clone())
+    }
+
+    /// The next read of a part of this blob gives a changed byte; what lies there is sound.
+    pub fn misread_once(&self, name: &str) {
+        self.seen.lock().unwrap().misread = Some(name.to_owned());
+    }
+
+    /// True where that is still to come; it is not any more then.
+    pub fn is_misread(&self, name: &str) -> bool {
+        self.seen.lock().unwrap().misread.take_if(|misread| misread == name).is_some()
     }
 
     pub fn clean_writes(&self) -> u32 {
@@ -273,7 +285,14 @@ impl LogStore for ActorStore {
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         let n = name.to_owned();
-        self.io("get", name, move |world| world.now(world.store.get_range(&n, range.clone())), false).await
+        let work = move |world: &World| {
+            let mut bytes = world.now(world.store.get_range(&n, range.clone()))?.to_vec();
+            if world.is_misread(&n) {
+                bytes[90] ^= 1;
+            }
+            Ok(bytes.into())
+        };
+        self.io("get", name, work, false).await
     }
 
     async fn put(&self, name: &str, body: Bytes, when: When, lease: Option<LeaseId>) -> Result<ETag, StoreError> {

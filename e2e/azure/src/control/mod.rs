@@ -36,7 +36,7 @@ GET    /disks/ranges         ?id=: the written ranges [start, end)
 GET    /disks/switches       how the host behaves where Azure leaves it open
 PATCH  /disks/switches       any of their fields
 GET    /disks/faults         planted faults
-POST   /disks/faults         {disk?, operation?, times?, effect: {kind: answer|drop|delay|late|twice, ...}}
+POST   /disks/faults         {disk?, operation?, times?, skip?, effect: {kind: answer|drop|delay|late|twice, ...}}
 DELETE /disks/faults         ?id=: one, or all
 POST   /disks/expire         {id?}: SAS reach their end now
 DELETE /disks/counts         counts from nothing again

@@ -115,6 +115,9 @@ pub struct Fault {
     /// How many requests meet it; all, until it is cleared, where it is not given.
     #[serde(default)]
     pub times: Option<u32>,
+    /// How many requests go by unharmed before.
+    #[serde(default)]
+    pub skip: u32,
     /// What happens to them.
     pub effect: Effect,
 }
@@ -267,10 +270,13 @@ impl HostKnobs {
     /// The first fault that this request meets; it is used up by that.
     pub(super) fn meet(&self, disk: &str, operation: Operation) -> Option<Effect> {
         let mut knobs = self.lock();
-        let at = knobs.faults.iter().position(|(_, fault)| {
-            fault.disk.as_ref().is_none_or(|id| id.eq_ignore_ascii_case(disk))
+        let at = knobs.faults.iter_mut().position(|(_, fault)| {
+            let meets = fault.disk.as_ref().is_none_or(|id| id.eq_ignore_ascii_case(disk))
                 && fault.operation.is_none_or(|wanted| wanted == operation)
-                && (operation.writes() || !fault.effect.of_writes())
+                && (operation.writes() || !fault.effect.of_writes());
+            let passes = meets && fault.skip > 0;
+            fault.skip -= u32::from(passes);
+            meets && !passes
         })?;
         let fault = &mut knobs.faults[at].1;
         let effect = fault.effect.clone();

@@ -60,6 +60,10 @@ type VCenter interface {
 	ExpireSessions(user string) (int, error)
 	// LimitSessions is vpxd's maxSessionCount; 0 returns to what the inventory says.
 	LimitSessions(n int) error
+	// RefusedLogins counts, by account and since the start, over SOAP and the data path: what locks an account out.
+	RefusedLogins() (map[string]int, error)
+	// EditUser changes a user's password, where it is not nil, and gives and takes privileges wherever it has any.
+	EditUser(user string, password *string, grant, revoke []string) error
 
 	Faults() ([]Fault, error)
 	AddFault(f Fault) (id int, err error)

@@ -25,15 +25,16 @@ func (s *server) calls() map[string]call {
 		"DELETE /v1/vms/{vm}": func(r *http.Request) (any, error) {
 			return nil, s.vc.Unregister(r.PathValue("vm"))
 		},
-		"GET /v1/datastores":     func(*http.Request) (any, error) { return list(s.vc.Datastores()) },
-		"GET /v1/hosts":          func(*http.Request) (any, error) { return list(s.vc.Hosts()) },
-		"GET /v1/sessions":       func(*http.Request) (any, error) { return list(s.vc.Sessions()) },
-		"GET /v1/faults":         func(*http.Request) (any, error) { return list(s.vc.Faults()) },
-		"DELETE /v1/faults":      func(*http.Request) (any, error) { return nil, s.vc.ClearFaults() },
-		"GET /v1/calls":          func(*http.Request) (any, error) { return s.vc.Calls() },
-		"DELETE /v1/calls":       func(*http.Request) (any, error) { return nil, s.vc.ResetCalls() },
-		"DELETE /v1/vddk/counts": func(*http.Request) (any, error) { s.vc.VDDK().ResetCounts(); return nil, nil },
-		"DELETE /v1/vddk/faults": func(*http.Request) (any, error) { s.vc.VDDK().ClearAll(); return nil, nil },
+		"GET /v1/datastores":       func(*http.Request) (any, error) { return list(s.vc.Datastores()) },
+		"GET /v1/hosts":            func(*http.Request) (any, error) { return list(s.vc.Hosts()) },
+		"GET /v1/sessions":         func(*http.Request) (any, error) { return list(s.vc.Sessions()) },
+		"GET /v1/faults":           func(*http.Request) (any, error) { return list(s.vc.Faults()) },
+		"DELETE /v1/faults":        func(*http.Request) (any, error) { return nil, s.vc.ClearFaults() },
+		"GET /v1/sessions/refused": func(*http.Request) (any, error) { return s.vc.RefusedLogins() },
+		"GET /v1/calls":            func(*http.Request) (any, error) { return s.vc.Calls() },
+		"DELETE /v1/calls":         func(*http.Request) (any, error) { return nil, s.vc.ResetCalls() },
+		"DELETE /v1/vddk/counts":   func(*http.Request) (any, error) { s.vc.VDDK().ResetCounts(); return nil, nil },
+		"DELETE /v1/vddk/faults":   func(*http.Request) (any, error) { s.vc.VDDK().ClearAll(); return nil, nil },
 		"POST /v1/vddk/drop": func(*http.Request) (any, error) {
 			return map[string]int{"dropped": s.vc.VDDK().DropAll()}, nil
 		},
@@ -271,6 +272,20 @@ func (s *server) fateCalls() map[string]call {
 				return nil, Invalid("max is missing or negative: give how many sessions there may be, 0 = as the inventory says")
 			}
 			return nil, s.vc.LimitSessions(*in.Max)
+		},
+		"PATCH /v1/users/{user}": func(r *http.Request) (any, error) {
+			var in struct {
+				Password *string  `json:"password"`
+				Grant    []string `json:"grant"`
+				Revoke   []string `json:"revoke"`
+			}
+			if err := body(r, &in); err != nil {
+				return nil, err
+			}
+			if in.Password == nil && len(in.Grant) == 0 && len(in.Revoke) == 0 {
+				return nil, Invalid("give password, grant, revoke, or several of them")
+			}
+			return nil, s.vc.EditUser(r.PathValue("user"), in.Password, in.Grant, in.Revoke)
 		},
 		"POST /v1/faults": func(r *http.Request) (any, error) {
 			var f Fault

@@ -49,10 +49,12 @@
 //	PATCH  /v1/datastores/{name}                  {"capacity", "free"}
 //	GET    /v1/hosts                              state and open disks
 //	PATCH  /v1/hosts/{name}                       {"maintenance": true, "connection": "connected", "disconnected" or "notResponding"}
+//	PATCH  /v1/users/{user}                       {"password", "grant": [...], "revoke": [...]}: privileges, wherever the user has any
 //
 // As fate:
 //
 //	GET    /v1/sessions                           who is logged in
+//	GET    /v1/sessions/refused                   {"account": n}: logins that were refused, over SOAP and the data path
 //	DELETE /v1/sessions?user=                     ends sessions (of one user, or all): {"ended": n}
 //	PUT    /v1/sessions/limit                     {"max"}: 0 = as the inventory says
 //	GET    /v1/faults                             what is injected, and how often each struck

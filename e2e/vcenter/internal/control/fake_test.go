@@ -31,16 +31,22 @@ func (f *fake) find(vm string, key int32) error {
 	return f.fails
 }
 
-func (f *fake) VMs() ([]VM, error)         { return nil, f.note("vms") }
-func (f *fake) VM(vm string) (VM, error)   { return VM{Ref: vm}, f.note("vm %s", vm) }
-func (f *fake) VDDK() *vddk.Faults         { return f.vddk }
-func (f *fake) Hosts() ([]Host, error)     { return nil, f.note("hosts") }
-func (f *fake) Faults() ([]Fault, error)   { return nil, f.note("faults") }
-func (f *fake) ClearFaults() error         { return f.note("clear faults") }
-func (f *fake) RemoveFault(id int) error   { return f.note("remove fault %d", id) }
-func (f *fake) ResetCalls() error          { return f.note("reset calls") }
-func (f *fake) Reset() error               { return f.note("reset") }
-func (f *fake) LimitSessions(n int) error  { return f.note("limit %d", n) }
+func (f *fake) VMs() ([]VM, error)        { return nil, f.note("vms") }
+func (f *fake) VM(vm string) (VM, error)  { return VM{Ref: vm}, f.note("vm %s", vm) }
+func (f *fake) VDDK() *vddk.Faults        { return f.vddk }
+func (f *fake) Hosts() ([]Host, error)    { return nil, f.note("hosts") }
+func (f *fake) Faults() ([]Fault, error)  { return nil, f.note("faults") }
+func (f *fake) ClearFaults() error        { return f.note("clear faults") }
+func (f *fake) RemoveFault(id int) error  { return f.note("remove fault %d", id) }
+func (f *fake) ResetCalls() error         { return f.note("reset calls") }
+func (f *fake) Reset() error              { return f.note("reset") }
+func (f *fake) LimitSessions(n int) error { return f.note("limit %d", n) }
+func (f *fake) RefusedLogins() (map[string]int, error) {
+	return map[string]int{"bob": 2}, f.note("refused")
+}
+func (f *fake) EditUser(user string, password *string, grant, revoke []string) error {
+	return f.note("user %s %v %v %v", user, password != nil, grant, revoke)
+}
 func (f *fake) Unregister(vm string) error { return f.note("unregister %s", vm) }
 
 func (f *fake) Datastores() ([]Datastore, error) { return nil, f.note("datastores") }

@@ -1,6 +1,7 @@
 package vsim
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -465,6 +466,48 @@ func (c *controller) LimitSessions(n int) error {
 		return control.Invalid("the limit cannot be negative; 0 returns to the inventory's")
 	}
 	c.v.sessions.setLimit(n)
+	return nil
+}
+
+// RefusedLogins counts them by account.
+func (c *controller) RefusedLogins() (map[string]int, error) {
+	c.v.mu.RLock()
+	defer c.v.mu.RUnlock()
+	return maps.Clone(c.v.refused), nil
+}
+
+// EditUser is what an administrator does to an account. Sessions that it has stay, as they do in vCenter.
+func (c *controller) EditUser(name string, password *string, give, take []string) error {
+	for _, id := range append(slices.Clone(give), take...) {
+		if !knownPrivilege(id) {
+			return control.Invalid("there is no privilege %q", id)
+		}
+	}
+	c.v.mu.Lock()
+	defer c.v.mu.Unlock()
+	old := c.v.users[account(name)]
+	if old == nil {
+		return control.NotFound("there is no user %s", name)
+	}
+	// Whoever looks at the old one meanwhile sees it as it was.
+	edited := &user{name: old.name, password: old.password, grants: map[types.ManagedObjectReference]grant{}}
+	if password != nil {
+		edited.password = *password
+	}
+	for ref, g := range old.grants {
+		if g.all && len(take) > 0 {
+			return control.Conflict("%s is an administrator: no privilege can be taken away", old.name)
+		}
+		g.privileges = maps.Clone(g.privileges)
+		for _, id := range give {
+			g.privileges[id] = true
+		}
+		for _, id := range take {
+			delete(g.privileges, id)
+		}
+		edited.grants[ref] = g
+	}
+	c.v.users[account(name)] = edited
 	return nil
 }
 

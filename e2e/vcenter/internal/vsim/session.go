@@ -41,10 +41,14 @@ func newSessions(v *VC) *sessions {
 
 // password checks a login. Names are compared without regard to case, as SSO does.
 func (v *VC) password(name, password string) bool {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	u := v.users[account(name)]
-	return u != nil && u.password == password
+	good := u != nil && u.password == password
+	if !good {
+		v.refused[account(name)]++
+	}
+	return good
 }
 
 // cookie is the registry's hook: which session a request belongs to. An expired one is none.

@@ -218,3 +218,31 @@ func TestPathsThatDoNotExistAreInvalidProperty(t *testing.T) {
 	}})
 	equal(b, refused[types.InvalidProperty](b, err).Name, "nothing")
 }
+
+// What an administrator does to an account counts at once; sessions that stand outlive their password.
+func TestAccountsAreEdited(t *testing.T) {
+	b := start(t)
+	w := b.as("worker@vsphere.local")
+	one, password := []string{"VirtualMachine.State.CreateSnapshot"}, "another"
+	b.must(b.ctl.EditUser("Worker@vsphere.local", nil, nil, one))
+	create := func() error { _, err := w.vm("web").CreateSnapshot(w.ctx, "x", "", false, false); return err }
+	equal(b, refused[types.NoPermission](b, create()).PrivilegeId, one[0])
+	b.must(b.ctl.EditUser("worker@vsphere.local", &password, one, nil))
+	b.must(create())
+	_, err := b.dial("worker@vsphere.local", "sandbox")
+	refused[types.InvalidLogin](b, err)
+	_, err = b.dial("worker@vsphere.local", password)
+	b.must(err)
+	refusals, err := b.ctl.RefusedLogins()
+	b.must(err)
+	equal(b, refusals["worker@vsphere.local"], 1)
+	for i, wrong := range []error{
+		b.ctl.EditUser("stranger@vsphere.local", &password, nil, nil),
+		b.ctl.EditUser("worker@vsphere.local", nil, []string{"No.Such.Privilege"}, nil),
+		b.ctl.EditUser(Administrator, nil, nil, one),
+	} {
+		if wrong == nil {
+			t.Error(i, "was taken")
+		}
+	}
+}

@@ -45,6 +45,7 @@ type VC struct {
 
 	sessions *sessions
 	users    map[string]*user
+	refused  map[string]int // logins, by account
 	inject   *injector
 	calls    *counters
 	timing   *timing
@@ -96,7 +97,7 @@ func New(inv *Inventory, o Options) (*VC, error) {
 	}
 	v := &VC{
 		inv: inv, model: model, service: model.Service, reg: model.Map(), dir: dir, started: time.Now(),
-		users: map[string]*user{}, inject: newInjector(), calls: newCounters(),
+		users: map[string]*user{}, refused: map[string]int{}, inject: newInjector(), calls: newCounters(),
 		hosts: map[string]*host{}, stores: map[string]*store{}, machines: map[string]*machine{}, snaps: map[string]*snapshot{},
 		left:   map[string]*machine{},
 		faults: new(vddk.Faults), usage: newUsage(), closing: make(chan struct{}),

@@ -129,6 +129,11 @@ fn index_is_a_document() {
 }
 
 #[test]
+fn setback_is_a_document() {
+    holds::<crate::setback::Setback, KeyCheck>(&fixtures::setback());
+}
+
+#[test]
 fn key_check_is_a_document() {
     holds::<KeyCheck, Ledger>(&key_check());
 }

@@ -337,8 +337,11 @@ impl Control {
                             }
                             past.quiesce_failed = Some(fault);
                         }
-                        take::After::Wait(verdict) => self.pause(verdict.reason, verdict.message, &mut attempts).await,
-                        take::After::GiveUp(verdict) => return Err(Failure::by(verdict)),
+                        take::After::Wait(verdict) => {
+                            let verdict = verdict.of(call.method);
+                            self.pause(verdict.reason, verdict.message, &mut attempts).await;
+                        }
+                        take::After::GiveUp(verdict) => return Err(Failure::by(verdict.of(call.method))),
                     }
                 }
             }
@@ -418,7 +421,8 @@ impl Control {
         } else if since.identity.as_deref().zip(frozen.identity()).is_some_and(|(then, now)| then != now) {
             Err(FullReason::Replaced)
         } else {
-            cbt::comparable(&since.change_id, frozen.backing.change_id.as_deref())
+            let rooted = if since.lineage.as_ref().is_some_and(Lineage::can_be_left) { Err(FullReason::ForeignSnapshot) } else { Ok(()) };
+            cbt::comparable(&since.change_id, frozen.backing.change_id.as_deref()).and(rooted)
         };
         if let Err(reason) = doubt {
             return Ok(Changes::Unknown(reason));
@@ -516,10 +520,11 @@ impl Control {
         match release::after(&fault, doing) {
             release::After::Look => Ok(()),
             release::After::Wait(verdict) => {
+                let verdict = verdict.of(call.method);
                 self.pause(verdict.reason, verdict.message, attempts).await;
                 Ok(())
             }
-            release::After::Person(verdict) => Err(Failure::Person(verdict)),
+            release::After::Person(verdict) => Err(Failure::Person(verdict.of(call.method))),
         }
     }
 

@@ -4,7 +4,9 @@
 //! change ID one remembers what the cycle's snapshot was built on, and compares it with what the next one is built on. A revert leaves the
 //! branch that was left standing beside the path, or puts a new delta file where an old one was.
 //!
-//! What it can't see: a revert that hides itself, leaves no branch, and gives the new delta the old one's name.
+//! What it can't see: a revert that hides itself, leaves no branch, and gives the new delta the old one's name. So nothing is asked of change
+//! tracking where such a revert is possible at all: where the last cycle was built on somebody's snapshot. A revert to a snapshot that was
+//! taken after that cycle does no harm: all that was written since the cycle is in the host's list, what was undone too.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +32,12 @@ pub struct Lineage {
 }
 
 impl Lineage {
+    /// True where somebody's snapshot lies below: the VM can be taken back to a state from before this one.
+    #[must_use]
+    pub fn can_be_left(&self) -> bool {
+        !self.path.is_empty()
+    }
+
     /// Of a snapshot and its devices.
     #[must_use]
     pub fn of(snapshot: &MoRef, tree: &Tree, devices: &Devices) -> Self {

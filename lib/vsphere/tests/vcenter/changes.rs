@@ -129,9 +129,35 @@ async fn a_revert_that_the_host_hides_shows_in_the_tree() {
     simulator.write("b", DISK, 0, MIB).await;
     let since = cycle(&control, 1).await;
     simulator.post("/vms/b/snapshots", json!({"name": "second", "description": ""})).await;
-    assert!(matches!(next(&control, 2, &since).await, Changes::Areas(_)), "somebody's snapshot is no revert");
+    assert_eq!(next(&control, 2, &since).await, Changes::Unknown(FullReason::ForeignSnapshot), "somebody's snapshot is no revert");
     simulator.post(&format!("/snapshots/{}/revert", first["ref"].as_str().unwrap()), json!({"hidden": true})).await;
     assert_eq!(next(&control, 3, &since).await, Changes::Unknown(FullReason::Reverted));
+}
+
+/// The host goes on with the same generation of change IDs, and the new delta has the old one's name: nothing shows it. So a cycle that was
+/// built on somebody's snapshot is nothing to start from, until one was built on none.
+#[tokio::test]
+async fn a_revert_that_nothing_shows_is_reckoned_with() {
+    let simulator = Simulator::start(&[vm("a", json!({}))]);
+    let control = simulator.control("a").await;
+    let before = simulator.post("/vms/a/snapshots", json!({"name": "before", "description": ""})).await;
+    simulator.write("a", DISK, 0, MIB).await;
+    let since = cycle(&control, 1).await;
+    simulator.post(&format!("/snapshots/{}/revert", before["ref"].as_str().unwrap()), json!({"hidden": true})).await;
+    simulator.put("/vms/a/power", json!({"state": "on"})).await;
+    assert_eq!(next(&control, 2, &since).await, Changes::Unknown(FullReason::ForeignSnapshot));
+    simulator.delete(&format!("/snapshots/{}", before["ref"].as_str().unwrap())).await;
+    let since = cycle(&control, 3).await;
+    simulator.write("a", DISK, 2 * MIB, MIB).await;
+    assert_eq!(next(&control, 4, &since).await, Changes::Areas(ExtentSet::from(sectors(2 * MIB, MIB))));
+    // One that was taken since is no reason: what is written and undone is in the host's list.
+    let since = cycle(&control, 5).await;
+    let later = simulator.post("/vms/a/snapshots", json!({"name": "later", "description": ""})).await;
+    simulator.write("a", DISK, 4 * MIB, MIB).await;
+    simulator.post(&format!("/snapshots/{}/revert", later["ref"].as_str().unwrap()), json!({"hidden": true})).await;
+    simulator.put("/vms/a/power", json!({"state": "on"})).await;
+    let areas = ExtentSet::from(sectors(4 * MIB, MIB));
+    assert!(matches!(next(&control, 6, &since).await, Changes::Areas(found) if found.is_superset(&areas)));
 }
 
 #[tokio::test]
@@ -185,5 +211,44 @@ async fn what_is_allocated_is_a_hint() {
             Some(areas) => assert!(told && areas.contains(sectors(8 * MIB, MIB)) && areas.bytes() < 16 * MIB, "{areas:?}"),
             None => assert!(!told),
         }
+    }
+}
+
+#[tokio::test]
+async fn changes_are_asked_of_a_snapshot_alone() {
+    let simulator = Simulator::start(&[vm("on", json!({})), vm("off", json!({"power": "off"}))]);
+    // The host refuses it of a VM that runs; of one that does not it would answer, and the next power-on would make that wrong.
+    let control = simulator.control("on").await;
+    let since = cycle(&control, 1).await;
+    let error = simulator.client().changed_areas(&control.vm().await.unwrap(), None, DISK, 0, &since.change_id).await.unwrap_err();
+    assert!(error.is("InvalidPowerState"), "{error}");
+    assert_eq!(next(&control, 2, &since).await, Changes::Areas(ExtentSet::new()));
+
+    let control = simulator.control("off").await;
+    let since = cycle(&control, 1).await;
+    let taken = control.take(&control.mark(2)).await.unwrap();
+    assert!(taken.powered_off);
+    simulator.put("/vms/off/power", json!({"state": "on"})).await;
+    simulator.write("off", DISK, MIB, MIB).await;
+    // What is written after the snapshot is not in it, so it is not among its changes either.
+    assert_eq!(control.changed(&taken.snapshot, DISK, &since).await, Ok(Changes::Areas(ExtentSet::new())));
+}
+
+#[tokio::test]
+async fn a_disk_is_known_by_its_key_and_uuid_wherever_its_files_go() {
+    for resets in [false, true] {
+        let simulator = Simulator::with(&[vm("a", json!({}))], json!({"relocateResetsTracking": resets}));
+        let control = simulator.control("a").await;
+        let since = cycle(&control, 1).await;
+        simulator.write("a", DISK, MIB, MIB).await;
+        let before = simulator.get("/vms/a").await["disks"][0]["file"].clone();
+        simulator.post("/vms/a/relocate", json!({"datastore": "other"})).await;
+        let taken = control.take(&control.mark(2)).await.unwrap();
+        let disk = taken.devices.disk(DISK).unwrap();
+        assert!(disk.backing.file().starts_with("[other]") && Some(disk.backing.file()) != before.as_str(), "{before}");
+        assert_eq!(disk.identity(), since.identity.as_deref());
+        let changes = control.changed(&taken.snapshot, DISK, &since).await.unwrap();
+        let expected = if resets { Changes::Unknown(FullReason::CbtReset) } else { Changes::Areas(ExtentSet::from(sectors(MIB, MIB))) };
+        assert_eq!(changes, expected, "the change ID's generation decides, not the move");
     }
 }

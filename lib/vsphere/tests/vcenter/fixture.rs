@@ -63,6 +63,7 @@ pub fn inventory(vms: &[Value], settings: Value) -> Value {
             {"name": "reader@vsphere.local", "password": "sandbox", "permissions": [{"entity": "/", "role": "ReadOnly"}]},
             {"name": "no-snapshots@vsphere.local", "password": "sandbox",
              "permissions": [{"entity": "/", "privileges": without("VirtualMachine.State.CreateSnapshot")}]},
+            {"name": "administrator@vsphere.local", "password": "sandbox", "permissions": [{"entity": "/", "role": "Admin"}]},
         ],
         "vms": vms,
     })

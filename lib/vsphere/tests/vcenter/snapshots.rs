@@ -5,14 +5,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vsphere::{
     MoRef,
-    methods::vm::create_snapshot_ex,
+    methods::vm::{create_snapshot_ex, remove_snapshot},
+    session::Call,
     snapshot::{
         Note,
-        control::{Failure, Settings},
+        control::{Control, Failure, Settings},
         standing::Standing,
         take::Policy,
     },
-    tasks::Progress,
+    tasks::{Outcome, Patience, Progress},
     tracking::Step,
 };
 
@@ -262,4 +263,50 @@ async fn tracking_is_switched_on_and_made_to_work() {
     let foreign: Value = simulator.post("/vms/b/snapshots", json!({"name": "before", "description": ""})).await;
     assert!(matches!(control.switch_tracking_on(incarnation).await.unwrap(), Step::Unable("CbtNeedsNoSnapshots", _)));
     assert_eq!(simulator.snapshots("b").await, [foreign["name"].as_str().unwrap()]);
+}
+
+#[tokio::test]
+async fn a_removal_that_a_predecessor_began_is_waited_for_and_not_asked_for_again() {
+    let simulator = Simulator::with(&[vm("a", json!({}))], json!({"taskTimes": {"RemoveSnapshot_Task": "1500ms"}}));
+    let control = simulator.control("a").await;
+    let taken = control.take(&control.mark(1)).await.unwrap();
+    // It died before it could note the task.
+    simulator.client().start(&remove_snapshot(&taken.snapshot)).await.unwrap();
+    let successor = simulator.control("a").await;
+    successor.release(&taken.snapshot).await.unwrap();
+    assert_eq!(simulator.calls("RemoveSnapshot_Task").await, 1);
+    assert!(successor.notes().iter().any(|note| matches!(note, Note::Task(Progress::Running { .. }))), "{:?}", successor.notes());
+    assert_eq!(simulator.snapshots("a").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_vm_that_is_registered_anew_or_renamed_is_the_same_one() {
+    let simulator = Simulator::start(&[vm("a", json!({"power": "off"}))]);
+    let control = simulator.control("a").await;
+    let before = control.vm().await.unwrap();
+    control.view().await.unwrap();
+    simulator.put("/vms/a/name", json!({"name": "renamed"})).await;
+    let administrator = simulator.client_as("administrator", "sandbox");
+    let told = administrator.read(&before, &["parent", "resourcePool", "config.files.vmPathName"]).await.unwrap();
+    let reference = |path: &str| MoRef::read(told.property(path).unwrap()).unwrap();
+    let (folder, pool) = (reference("parent"), reference("resourcePool"));
+    let path = told.property("config.files.vmPathName").unwrap().text.clone();
+    administrator.tell(&Call::new("UnregisterVM", &before, |_| {})).await.unwrap();
+    assert_eq!(control.view().await.unwrap_err().verdict().reason, "SourceGone");
+    let register = Call::new("RegisterVM_Task", &folder, |w| {
+        w.text("path", &path);
+        w.flag("asTemplate", false);
+        w.reference("pool", &pool);
+    });
+    let task = administrator.start(&register).await.unwrap();
+    assert!(matches!(administrator.wait(&task, Patience::default(), &mut |_| {}).await.unwrap(), Outcome::Done(_)));
+    // The reference that was known leads nowhere; the instance UUID does.
+    let taken = control.take(&control.mark(1)).await.unwrap();
+    assert_ne!(control.vm().await.unwrap(), before);
+    control.release(&taken.snapshot).await.unwrap();
+    // The same instance UUID in another vCenter is another VM.
+    let mut owning = control.owning.clone();
+    owning.vm.vcenter = uuid::Uuid::from_u128(9);
+    let elsewhere = Control::new(simulator.client(), owning, Settings::default(), std::sync::Arc::new(|_| {}));
+    assert_eq!(elsewhere.vm().await.unwrap_err().verdict().reason, "ConfigInvalid");
 }

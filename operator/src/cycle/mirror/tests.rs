@@ -111,3 +111,101 @@ fn the_same_look_says_the_same() {
 fn seen_cycle(seen: &Observed) -> Cycle {
     id(&seen.cycles[0].object).unwrap().cycle
 }
+
+fn setback(seen: &Observed, number: u64, reason: &str) -> Setback {
+    let of = seen.ours().unwrap().cycle(Cycle(number));
+    let at = seen.now;
+    let turn = Some(seen.ours().unwrap().turn);
+    Setback { of, reason: reason.into(), message: "why".into(), disk: None, tries: 3, first: at, last: at, turn, for_good: false }
+}
+
+fn gone(seen: &Observed, number: u64) -> GivenUp {
+    let of = seen.ours().unwrap().cycle(Cycle(number));
+    GivenUp { of, reason: "BlobDamaged".into(), message: "a segment is damaged".into(), disk: Some(blocklog::ids::DiskKey(2000)) }
+}
+
+#[test]
+fn a_cycle_that_is_given_up_has_failed_for_that_reason_and_stays_so() {
+    for begun in [false, true] {
+        let mut seen = transferred(clean(1), 2);
+        if begun {
+            begin(&mut seen, 2);
+        }
+        seen.given_up = vec![gone(&seen, 3)];
+        assert_eq!(phase(&seen).0, Status::Unknown, "another one is");
+        seen.given_up = vec![gone(&seen, 2)];
+        let failed = (Status::False, Reason::BlobDamaged, CyclePhase::Failed);
+        assert_eq!(phase(&seen), failed);
+        let told = |seen: &Observed| Pass::new(seen).mirrored[0].status.failure.clone().unwrap();
+        assert_eq!((told(&seen).disk, told(&seen).reason.as_str()), (Some(2000), "BlobDamaged"));
+        assert!(told(&seen).message.starts_with("a segment is damaged"));
+        // What said so is cleaned up, or can't be read any more.
+        let mut seen = mirrored(seen);
+        let before = told(&seen);
+        seen.given_up.clear();
+        assert_eq!((phase(&seen), told(&seen)), (failed, before));
+    }
+    // It was taken back before: that is what it ended by.
+    let mut seen = transferred(clean(1), 2);
+    seen.given_up = vec![gone(&seen, 2)];
+    edit(&mut seen, "web-2", |cycle| cycle.spec.cancel = Some(crds::replication_cycle::Cancel { reason: "Stopped".into() }));
+    assert_eq!(phase(&seen).2, CyclePhase::Cancelled);
+    // Another applier could do it after all.
+    let mut seen = transferred(clean(1), 2);
+    seen.given_up = vec![gone(&seen, 2)];
+    make_clean(&mut seen, 2);
+    assert_eq!(phase(&seen).0, Status::True);
+}
+
+#[test]
+fn what_an_applier_tries_in_vain_is_said_while_it_is_tried() {
+    for begun in [false, true] {
+        let mut seen = transferred(clean(1), 2);
+        if begun {
+            begin(&mut seen, 2);
+        }
+        let quiet = phase(&seen);
+        seen.setback = Some(setback(&seen, 1, "ReplicaUnreachable"));
+        assert_eq!(phase(&seen), quiet, "of an older cycle it says nothing");
+        seen.setback = Some(setback(&seen, 2, "ReplicaUnreachable"));
+        assert_eq!(phase(&seen), (Status::Unknown, Reason::ReplicaUnreachable, CyclePhase::Applying));
+        let message = Pass::new(&seen).mirrored[0].applied.message.clone();
+        assert!(message.starts_with("why (tried 3 times in vain from 2023-11-14"), "{message}");
+        // It passes.
+        make_clean(&mut seen, 2);
+        assert_eq!(phase(&seen).0, Status::True);
+    }
+}
+
+#[test]
+fn an_order_that_nobody_takes_up_is_told_after_a_while() {
+    let mut seen = transferred(clean(1), 2);
+    let of = seen.ours().unwrap().cycle(Cycle(2));
+    seen.order = Ok(Some(crate::vm::model::OrderSeen { of, seeds: Default::default() }));
+    let now = seen.now;
+    edit(&mut seen, "web-2", |cycle| cycle.status.as_mut().unwrap().target.get_or_insert_default().ordered = Some(Time(now)));
+    assert_eq!(phase(&seen).1, Reason::Applying);
+    seen.now += UNTAKEN;
+    assert_eq!(phase(&seen), (Status::Unknown, Reason::Pending, CyclePhase::Applying));
+    assert!(Pass::new(&seen).mirrored[0].applied.message.contains("no applier has begun"));
+    begin(&mut seen, 2);
+    assert_eq!(phase(&seen).1, Reason::Applying);
+}
+
+#[test]
+fn a_setback_is_told_once_for_each_reason() {
+    let status = |reason| {
+        let finding = Finding::open(ConditionType::Applied, reason, "");
+        let conditions = conditions::merge(&[], &[finding], Some(1), jiff::Timestamp::UNIX_EPOCH);
+        ReplicationCycleStatus { conditions, ..ReplicationCycleStatus::default() }
+    };
+    let told = |from, to| is_new_setback(&status(from), &Finding::open(ConditionType::Applied, to, ""));
+    assert!(told(Reason::Applying, Reason::ReplicaDenied));
+    assert!(told(Reason::ReplicaUnreachable, Reason::ReplicaDenied));
+    assert!(!told(Reason::ReplicaDenied, Reason::ReplicaDenied), "however often it is tried");
+    assert!(!told(Reason::ReplicaDenied, Reason::Applying) && !told(Reason::Pending, Reason::NotChecked));
+    assert!(told(Reason::Applying, Reason::Pending), "nobody takes the order up");
+    assert!(!told(Reason::NotChecked, Reason::Pending), "it is not complete yet");
+    // What is final is told at the cycle's edge.
+    assert!(!is_new_setback(&status(Reason::Applying), &Finding::fails(ConditionType::Applied, Reason::BlobDamaged, "")));
+}

@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// Nobody tells us what an applier has done. Most have little to do, and are done at once: for a minute they are looked at often.
+const KEEN: Duration = Duration::from_secs(1);
+const WARM: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
+
 pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     let seen = pass.seen;
     let ledger = seen.ours()?;
@@ -46,7 +50,13 @@ fn make_cycle(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> E
 fn apply(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
     let seen = pass.seen;
     let Some((cycle, name)) = object(pass, of) else { return make_cycle(pass, said, of) };
-    runs(said, &name, "is being applied");
+    match hindrance(pass, cycle) {
+        Some(applied) => {
+            said.findings.push(Finding::open(C::Replicating, applied.reason, format!("{name} is not applied yet: {}", applied.message)));
+            said.waiting = Some(waits_for(applied.reason, Some(name.clone())));
+        }
+        None => runs(said, &name, "is being applied"),
+    }
     // The snapshot is still released while the log is applied.
     if let Some(end) = reassign(pass, cycle, &name).filter(|_| !pass.released(cycle)) {
         return end;
@@ -57,7 +67,24 @@ fn apply(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
     let written = cycle.object.status.as_ref().and_then(|status| status.target.as_ref()).and_then(|target| target.ordered.as_ref());
     // Renewed at half life: whoever is at work with it then has half a day to take note.
     let fresh = written.is_some_and(|written| seen.now.duration_since(written.0) < GRANT / 2);
-    if ordered && fresh { (Step::None, SOON) } else { (Step::WriteOrder(of), SOON) }
+    let lately = written.is_some_and(|written| seen.now.duration_since(written.0) < WARM);
+    let look = if lately { KEEN } else { SOON };
+    if ordered && fresh { (Step::None, look) } else { (Step::WriteOrder(of), KEEN) }
+}
+
+/// What `Applied` says of a cycle, where that keeps it from being applied just now.
+fn hindrance<'p>(pass: &'p Pass<'_>, cycle: &CycleSeen) -> Option<&'p Finding> {
+    let seen = pass.seen;
+    let mirrored = pass.cycles().find(|(one, _)| one.object.metadata.name == cycle.object.metadata.name).map(|(_, mirrored)| mirrored)?;
+    let applied = Some(&mirrored.applied).filter(|applied| applied.status == Status::Unknown)?;
+    match &seen.setback {
+        // Another try has begun since: nobody knows yet how that one ends.
+        Some(setback) => {
+            let tried_again = seen.ours().zip(setback.turn).is_some_and(|(ledger, turn)| ledger.turn > turn);
+            (!tried_again && Some(setback.of) == mirror::id(&cycle.object)).then_some(applied)
+        }
+        None => (is_ordered(seen, cycle) && applied.reason == Reason::Pending).then_some(applied),
+    }
 }
 
 impl Pass<'_> {

@@ -66,6 +66,16 @@ fn from_a_complete_log_to_a_closed_cycle() {
 }
 
 #[test]
+fn a_cycle_that_is_over_is_closed_without_its_vm() {
+    let mut seen = transferred(seeded(), 1);
+    make_clean(&mut seen, 1);
+    seen.source = Err(Trouble::new(Reason::VmNotFound, "no VM has this UUID"));
+    let (seen, steps) = run(mirrored(seen), 5);
+    assert_eq!(steps.first().map(String::as_str), Some("Close"));
+    assert_eq!(finding(&decide(&seen), C::Replicating), (Status::False, Reason::VmNotFound));
+}
+
+#[test]
 fn no_step_is_repeated_when_it_has_taken_effect() {
     // Each of these, decided again over what the step has left behind, is another step or none.
     let mut off = seeded();
@@ -345,6 +355,17 @@ fn deletion_waits_for_the_gateway_and_not_for_one_that_is_gone() {
     seen = mirrored(done(seen, &step));
     let decision = decide(&seen);
     assert_eq!((decision.step.clone(), finding(&decision, C::CleanedUp)), (Step::None, (Status::Unknown, Reason::CleaningUp)));
+    assert_eq!(finding(&decision, C::Replicating), (Status::Unknown, Reason::CleaningUp), "it is not replicated any more");
+    // One that vCenter does not let in releases nothing, and nobody knows what stands there.
+    let mut stuck = seen.clone();
+    let refused = Finding::open(C::Transferred, Reason::WrongCredentials, "vCenter refuses the user");
+    let cycle = stuck.cycles.last_mut().unwrap();
+    gateway_says(Arc::make_mut(&mut cycle.object), &[refused], SnapshotState::Taken);
+    stuck.source.as_mut().unwrap().busy = Some(Trouble::new(Reason::WrongCredentials, "vCenter refuses the user"));
+    stuck.blobs = Ok(0);
+    let decision = decide(&stuck);
+    assert_eq!(finding(&decision, C::CleanedUp), (Status::False, Reason::SnapshotLeft));
+    assert!(matches!(&decision.step, Step::CleanUp(remains) if !remains.contains(&Remains::Snapshots)), "{:?}", decision.step);
     seen.gateways.clear();
     assert!(matches!(decide(&seen).step, Step::CleanUp(_)));
 }
@@ -367,12 +388,15 @@ fn deletion_of_what_never_began_hangs_on_nobody() {
 fn another_owners_replica_is_not_cleaned_up() {
     let mut seen = deleted(clean(1));
     ledger(&mut seen).owner.cluster = "other".into();
-    // Its seeds have its tags.
-    for disk in seen.disks.as_mut().unwrap() {
-        disk.tags.insert(crate::seeds::OWNER_TAG.into(), "other/apps/web".into());
-    }
     seen.blobs = Ok(9);
+    // Its seeds have the tags of whom it took them from: ours.
     assert_eq!(decide(&seen).step, Step::LetGo);
+    // While nobody can say whose they are, they stay.
+    seen.ledger = Err(Trouble::new(Reason::LogStoreUnreachable, "no route"));
+    let decision = decide(&seen);
+    assert_eq!((decision.step.clone(), finding(&decision, C::CleanedUp)), (Step::None, (Status::False, Reason::SeedsLeft)));
+    let said = decision.findings.iter().find(|finding| finding.of == C::CleanedUp).unwrap();
+    assert!(said.message.contains("seed disks"), "{}", said.message);
 }
 
 #[test]
@@ -415,4 +439,93 @@ fn what_cannot_be_read_changes_nothing_that_was_said() {
     let pass = Pass::new(&seen);
     assert_eq!(pass.mirrored[0].applied.status, Status::Unknown);
     assert!(!pass.mirrored[0].over && before.is_some());
+}
+
+/// A cycle that is sent and ordered, and begun where it is asked for.
+fn ordered(begun: bool) -> Observed {
+    let (mut seen, _) = run(transferred(clean(1), 2), 3);
+    if begun {
+        begin(&mut seen, 2);
+    }
+    mirrored(seen)
+}
+
+fn setback(seen: &Observed, number: u64, reason: &str) -> blocklog::setback::Setback {
+    let ledger = seen.ours().unwrap();
+    blocklog::setback::Setback {
+        of: ledger.cycle(Cycle(number)),
+        reason: reason.into(),
+        message: "why".into(),
+        disk: Some(DiskKey(2000)),
+        tries: 1,
+        first: seen.now,
+        last: seen.now,
+        turn: Some(ledger.turn),
+        for_good: false,
+    }
+}
+
+/// As the log says it when its applier has.
+fn give_up(seen: &mut Observed, number: u64, reason: &str) {
+    let of = seen.ours().unwrap().cycle(Cycle(number));
+    seen.given_up = vec![blocklog::steward::GivenUp { of, reason: reason.into(), message: "why".into(), disk: None }];
+    seen.due = Ok(Some(Due::New { above: Cycle(number) }));
+}
+
+#[test]
+fn a_cycle_that_can_not_be_applied_for_now_says_why() {
+    for begun in [false, true] {
+        let mut seen = ordered(begun);
+        assert_eq!(finding(&decide(&seen), C::Replicating), (Status::True, Reason::CycleRunning));
+        seen.setback = Some(setback(&seen, 2, "ReplicaUnreachable"));
+        let decision = decide(&seen);
+        assert_eq!(finding(&decision, C::Replicating), (Status::Unknown, Reason::ReplicaUnreachable));
+        assert_eq!(decision.waiting.as_ref().map(|wait| wait.reason.as_str()), Some("ReplicaUnreachable"));
+        assert_eq!(decision.step, Step::None, "the applier tries again by itself");
+        // Another try has begun since.
+        let mut tried = seen.clone();
+        ledger(&mut tried).turn = ledger(&mut tried).turn.next();
+        if begun {
+            assert_eq!(finding(&decide(&tried), C::Replicating), (Status::True, Reason::CycleRunning));
+        }
+        // An older cycle's says nothing.
+        seen.setback = Some(setback(&seen, 1, "ReplicaUnreachable"));
+        assert_eq!(finding(&decide(&seen), C::Replicating), (Status::True, Reason::CycleRunning));
+    }
+    let seen = later(ordered(false), SignedDuration::from_mins(3));
+    assert_eq!(finding(&decide(&seen), C::Replicating), (Status::Unknown, Reason::Pending), "nobody takes it up");
+}
+
+#[test]
+fn a_cycle_that_is_given_up_is_closed_and_another_covers_its_ground() {
+    for begun in [false, true] {
+        for reason in ["BlobDamaged", "SeedReplaced"] {
+            let mut seen = ordered(begun);
+            give_up(&mut seen, 2, reason);
+            // What it came to is written before anything goes.
+            assert_eq!(decide(&seen).step, Step::None);
+            let (seen, steps) = run(mirrored(seen), 5);
+            assert_eq!(steps, ["Close"]);
+            assert!(matches!(seen.order, Ok(None)));
+            let decision = decide(&seen);
+            assert_eq!(finding(&decision, C::Replicating), (Status::False, Reason::BackOff));
+            let last = decision.history.0.clone().unwrap();
+            assert_eq!((last.succeeded, last.reason.as_deref(), decision.history.1), (false, Some(reason), 1));
+            let wait = decision.next_cycle.unwrap().duration_since(seen.now);
+            assert!(wait <= SignedDuration::from_mins(1), "{wait}");
+            let (seen, steps) = run(later(seen, SignedDuration::from_mins(1)), 5);
+            assert_eq!(steps, ["Claim", "MakeCycle"]);
+            assert!(seen.cycles.iter().any(|cycle| cycle.object.spec.cycle == 3));
+        }
+    }
+}
+
+#[test]
+fn a_cycle_that_is_given_up_still_waits_for_its_snapshot() {
+    let mut seen = ordered(true);
+    edit(&mut seen, "web-2", |cycle| gateway_says(cycle, &[sent()], SnapshotState::Releasing));
+    give_up(&mut seen, 2, "BlobDamaged");
+    let seen = mirrored(seen);
+    let decision = decide(&seen);
+    assert_eq!((decision.step.clone(), finding(&decision, C::Replicating)), (Step::None, (Status::True, Reason::PreviousCycleOpen)));
 }

@@ -64,3 +64,160 @@ fn every_concern_that_can_be_accepted_has_the_apis_word_and_weight() {
         assert_eq!(translated(&preflight::Concern { acceptable: false, ..of_vcenter }, &spec).severity, Severity::Critical);
     }
 }
+
+/// A VM with two disks on a host and a datastore, as vCenter tells it.
+fn placed() -> (Inventory, Vm) {
+    use vsphere::model::{
+        datastore::Datastore,
+        disk::{Backing, BackingKind, Disk, DiskMode, Link},
+        host::Host,
+    };
+    let (host, datastore) = (MoRef::new("HostSystem", "host-1"), MoRef::new("Datastore", "datastore-1"));
+    let disk = |key: u32| Disk {
+        key,
+        controller: Some(1000),
+        unit: None,
+        label: format!("Hard disk {key}"),
+        capacity: 1 << 20,
+        object_id: None,
+        first_class: None,
+        backing: Backing {
+            kind: BackingKind::Flat,
+            chain: vec![Link { file: format!("[ds] web/{key}.vmdk"), uuid: Some(key.to_string()), content_id: None, object_id: None }],
+            datastore: Some(datastore.clone()),
+            change_id: Some("52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/4".into()),
+            mode: DiskMode::Persistent,
+            multi_writer: false,
+            encrypted: false,
+            thin: None,
+        },
+    };
+    let vm = Vm {
+        name: "web".into(),
+        instance_uuid: Some(uuid(2)),
+        hardware: Some(19),
+        tracking: true,
+        tracking_supported: Some(true),
+        connection: "connected".into(),
+        host: Some(host.clone()),
+        datastores: vec![datastore.clone()],
+        devices: Some(Devices { disks: vec![disk(2000), disk(2001)], ..Devices::default() }),
+        ..Vm::default()
+    };
+    let up = Host { name: "esx-1".into(), connection: "connected".into(), ..Host::default() };
+    let store = Datastore { name: "ds".into(), capacity: 100, free: 50, accessible: true, ..Datastore::default() };
+    let inventory =
+        Inventory { hosts: [(host, Arc::new(up))].into(), datastores: [(datastore, Arc::new(store))].into(), ..Inventory::default() };
+    (inventory, vm)
+}
+
+fn told(inventory: &Inventory, vm: &Vm, more: serde_json::Value) -> Source {
+    let mut spec = json!({"applianceRef": {"name": "onprem"}, "vm": {"moRef": "vm-1"}});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let spec: ReplicatedVMSpec = serde_json::from_value(spec).unwrap();
+    let appliance: ApplianceSpec = serde_json::from_value(json!({
+        "vcenter": { "url": "https://vcenter.example.com", "credentialsSecretRef": { "name": "vcenter" } },
+        "azure": { "subscriptionId": "22222222-2222-4222-8222-222222222222", "resourceGroup": "hawser", "location": "westeurope" },
+        "logStore": { "accountUrl": "https://hawserlog.blob.core.windows.net" },
+        "encryption": { "keySecretRef": { "name": "hawser-key" } },
+        "diskAccess": { "method": "VDDK", "vddk": { "claimName": "vddk" } },
+    }))
+    .unwrap();
+    let owner = Owner { cluster: "prod".into(), object: "apps/web".into() };
+    let asked = Asked { spec: &spec, appliance: &appliance, owner: &owner, id: VmId { vcenter: uuid(1), instance: uuid(2) } };
+    facts(inventory, &MoRef::vm("vm-1"), vm, &asked, Vec::new())
+}
+
+#[test]
+fn what_passes_by_itself_is_waited_for_and_blocks_nothing() {
+    use vsphere::model::{datastore::Datastore, host::Host, vm::Question};
+    let (inventory, vm) = placed();
+    assert_eq!(told(&inventory, &vm, json!({})).busy, None);
+    type Change = fn(&mut Host, &mut Datastore, &mut Vm);
+    let cases: [(Reason, Change); 8] = [
+        (Reason::HostUnavailable, |host, _, _| host.maintenance = true),
+        (Reason::HostUnavailable, |host, _, _| host.connection = "disconnected".into()),
+        (Reason::HostUnavailable, |host, _, _| host.connection = "notResponding".into()),
+        (Reason::HostUnavailable, |_, store, _| store.accessible = false),
+        (Reason::VmInaccessible, |_, _, vm| vm.connection = "inaccessible".into()),
+        (Reason::DatastoreFull, |_, store, _| store.free = 9),
+        (Reason::SourceBusy, |_, _, vm| vm.disabled_methods.push("CreateSnapshotEx_Task".into())),
+        (Reason::VmQuestion, |_, _, vm| vm.question = Some(Question { id: "1".into(), text: "moved or copied?".into() })),
+    ];
+    for (reason, change) in cases {
+        let (mut inventory, mut vm) = placed();
+        let host = Arc::make_mut(inventory.hosts.values_mut().next().unwrap());
+        let store = Arc::make_mut(inventory.datastores.values_mut().next().unwrap());
+        change(host, store, &mut vm);
+        let source = told(&inventory, &vm, json!({}));
+        let busy = source.busy.unwrap_or_else(|| panic!("{reason}"));
+        assert_eq!(busy.reason, reason);
+        assert!(busy.message.len() > 20, "{}", busy.message);
+        assert!(source.concerns.iter().all(|concern| concern.severity == Severity::Information), "{reason}: {:?}", source.concerns);
+    }
+}
+
+#[test]
+fn a_disk_that_can_not_be_replicated_blocks_until_somebody_leaves_it_out() {
+    use vsphere::model::disk::{BackingKind, Disk, DiskMode};
+    type Change = fn(&mut Disk);
+    let cases: [(ConcernId, Change); 6] = [
+        (ConcernId::IndependentDisk, |disk| disk.backing.mode = DiskMode::Independent),
+        (ConcernId::RawDeviceMapping, |disk| disk.backing.kind = BackingKind::RdmPhysical),
+        (ConcernId::SharedDisk, |disk| disk.backing.multi_writer = true),
+        (ConcernId::DiskBackingUnsupported, |disk| disk.backing.mode = DiskMode::NonPersistent),
+        (ConcernId::Encrypted, |disk| disk.backing.encrypted = true),
+        (ConcernId::DiskTooLarge, |disk| disk.capacity = azure::disks::MOST + (1 << 20)),
+    ];
+    for (id, change) in cases {
+        let (inventory, mut vm) = placed();
+        change(&mut vm.devices.as_mut().unwrap().disks[1]);
+        // That nobody may wave it through is in its severity: `acceptConcerns` takes warnings alone.
+        let source = told(&inventory, &vm, json!({"acceptConcerns": [id.as_str()]}));
+        let found: Vec<_> = source.concerns.iter().map(|one| (one.id.as_str(), one.severity, one.disk, one.accepted)).collect();
+        assert_eq!(found, [(id.as_str(), Severity::Critical, Some(2001), false)]);
+        let source = told(&inventory, &vm, json!({"disks": {"exclude": [2001]}}));
+        assert!(source.concerns.is_empty(), "{id:?}: {:?}", source.concerns);
+        assert_eq!(source.disks.iter().map(|disk| disk.excluded).collect::<Vec<_>>(), [false, true]);
+    }
+}
+
+#[test]
+fn a_vm_that_can_not_be_replicated_blocks() {
+    type Change = fn(&mut Vm);
+    let cases: [(ConcernId, Change); 3] = [
+        (ConcernId::Encrypted, |vm| vm.encrypted = true),
+        (ConcernId::FaultTolerant, |vm| vm.fault_tolerant = true),
+        (ConcernId::Template, |vm| vm.template = true),
+    ];
+    for (id, change) in cases {
+        let (inventory, mut vm) = placed();
+        change(&mut vm);
+        let source = told(&inventory, &vm, json!({"acceptConcerns": [id.as_str()]}));
+        let found: Vec<_> = source.concerns.iter().map(|one| (one.id.as_str(), one.severity, one.accepted)).collect();
+        assert_eq!(found, [(id.as_str(), Severity::Critical, false)]);
+    }
+}
+
+#[test]
+fn tracking_is_switched_on_only_where_it_is_off_and_may_and_can_be() {
+    let (inventory, vm) = placed();
+    assert!(!told(&inventory, &vm, json!({})).tracking_off);
+    let off = Vm { tracking: false, ..vm };
+    assert!(told(&inventory, &off, json!({})).tracking_off);
+    assert!(!told(&inventory, &off, json!({"changeTracking": "Leave"})).tracking_off);
+    assert!(!told(&inventory, &Vm { hardware: Some(6), ..off.clone() }, json!({})).tracking_off);
+    let mut beside = off;
+    beside.snapshots.nodes.push(vsphere::model::snapshots::Node {
+        snapshot: MoRef::snapshot("snapshot-1"),
+        name: "before the upgrade".into(),
+        description: String::new(),
+        id: 1,
+        taken: jiff::Timestamp::UNIX_EPOCH,
+        powered_off: false,
+        quiesced: false,
+        parent: None,
+    });
+    let source = told(&inventory, &beside, json!({}));
+    assert!(!source.tracking_off && source.concerns.iter().any(|concern| concern.id == "ChangeTrackingBlocked"), "{:?}", source.concerns);
+}

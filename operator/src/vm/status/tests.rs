@@ -5,7 +5,7 @@ use crate::{
     trouble::Trouble,
     vm::{
         decide::decide,
-        test_support::{at, begin, clean, fresh, ledger, seeded, spec, transferring},
+        test_support::{at, begin, clean, edit, fresh, ledger, seeded, spec, transferring},
     },
 };
 
@@ -80,4 +80,25 @@ fn the_same_look_writes_nothing_twice() {
     std::sync::Arc::make_mut(&mut seen.object).status = Some(once.clone());
     seen.now = at(1);
     assert_eq!(said(&seen), once);
+}
+
+#[test]
+fn whether_the_guest_was_at_rest_is_told_where_it_was_asked_for() {
+    use crds::replicated_vm::Quiesce;
+    for (asked, was, expected) in [
+        (Quiesce::Try, true, ("True", "AsExpected")),
+        (Quiesce::Try, false, ("False", "QuiesceFailed")),
+        (Quiesce::Require, true, ("True", "AsExpected")),
+        (Quiesce::Never, false, ("Unknown", "NotAskedFor")),
+    ] {
+        let mut seen = transferring(clean(1), 2);
+        edit(&mut seen, "web-2", |cycle| {
+            cycle.spec.quiesce = asked;
+            let source = cycle.status.as_mut().unwrap().source.as_mut().unwrap();
+            source.snapshot.as_mut().unwrap().quiesced = Some(was);
+        });
+        assert_eq!(condition(&said(&seen), C::Quiesced), (expected.0.to_owned(), expected.1.to_owned()), "{asked:?}");
+        // A guest that is not at rest keeps nothing from going on.
+        assert_eq!(condition(&said(&seen), C::Ready).0, "True");
+    }
 }

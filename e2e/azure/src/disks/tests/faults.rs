@@ -8,7 +8,7 @@ use super::*;
 const SECTOR: [u8; 512] = [0x3c; 512];
 
 fn fault(effect: Effect) -> Fault {
-    Fault { disk: None, operation: Some(Operation::PutPage), times: Some(1), effect }
+    Fault { disk: None, operation: Some(Operation::PutPage), times: Some(1), skip: 0, effect }
 }
 
 fn written(host: &Host) -> bool {
@@ -89,6 +89,9 @@ async fn faults_meet_what_they_are_for() {
     assert_eq!(host.store().faults().len(), 1);
     host.store().clear_faults(None);
     assert!(!host.get(&host.write, 0, 512).await.dropped);
+    host.store().inject(Fault { skip: 2, ..fault(Effect::Drop { after: false }) }).unwrap();
+    let dropped = [host.put(0, &SECTOR, &[]).await, host.put(0, &SECTOR, &[]).await, host.put(0, &SECTOR, &[]).await].map(|it| it.dropped);
+    assert_eq!(dropped, [false, false, true], "those before it");
     let refused = |fault: Fault| host.store().inject(fault).unwrap_err();
     assert!(refused(fault(Effect::Delay { seconds: -1.0 })).contains("give 0 or more"));
     let late = Effect::Late { seconds: 1.0, checked: Checked::Landing };

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The whole of Hawser in a sandbox of its own: the demo first, then every scenario of tests/system, many at once.
+#
+#   test.sh [TEST...]   some of the tests (all), by parts of their names
+#   HAWSER_SANDBOX        the sandbox's name (system)
+#   HAWSER_SYSTEM_KEEP    leaves it standing, to look around when something failed
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export HAWSER_SANDBOX=${HAWSER_SANDBOX:-system}
+export HAWSER_SANDBOX_INVENTORY=$PWD/e2e/system/inventory.yaml
+state=.cache/sandbox/$HAWSER_SANDBOX
+
+# What somebody who reads only the output needs: the objects, what was told, the last words of the pods.
+look_around() {
+  local kubectl="$PWD/.cache/sandbox-bin/kubectl --kubeconfig=$state/kubeconfig --request-timeout=10s" pod
+  [[ -e $state/kubeconfig ]] || return 0
+  $kubectl get hawser,pods --all-namespaces || true
+  $kubectl get events --all-namespaces --field-selector=type=Warning --sort-by=.lastTimestamp | tail -n 40 || true
+  for pod in $($kubectl get pods --namespace hawser --output name); do
+    echo "--- $pod"
+    $kubectl logs --namespace hawser "$pod" --tail=15 || true
+  done
+}
+clean_up() {
+  local status=$?
+  trap - EXIT
+  ((status == 0)) || look_around >&2
+  [[ -n ${HAWSER_SYSTEM_KEEP:-} ]] || e2e/sandbox/down.sh
+  exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+e2e/images/build.sh
+cargo build --quiet -p e2e-system
+cargo test --quiet -p e2e-system --test system --no-run
+e2e/sandbox/down.sh
+e2e/sandbox/up.sh
+"${CARGO_TARGET_DIR:-target}/debug/demo"
+began=$SECONDS
+RUST_BACKTRACE=0 cargo test --quiet -p e2e-system --test system -- --test-threads="${HAWSER_SYSTEM_AT_ONCE:-8}" "$@"
+echo "system ok: $((SECONDS - began)) s after the demo"

@@ -1,0 +1,125 @@
+//! What VMware and its administrators do to a VM between and during cycles. Each ends with a replica that is equal, and a reason that was told.
+
+use system::{
+    vm::{Replica, phase},
+    wait,
+};
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// Makes every read of the VM's disks slow, so that a cycle is met in its midst; gives the fault's id.
+pub(super) async fn slow_reads(replica: &Replica) -> i64 {
+    let vm = replica.world.vcenter.vm(&replica.name).await.unwrap();
+    replica.world.vcenter.read_fault(json!({ "op": "read", "vm": vm.mo_ref, "delayMs": 1500 })).await.unwrap()
+}
+
+#[tokio::test]
+async fn change_tracking_that_was_reset_has_all_compared() {
+    let (world, _gate) = beside_others().await;
+    let replica = replicated(&world, "cbt-reset").await;
+    world.vcenter.call(Method::POST, "/vms/cbt-reset/cbt/reset", Some(json!({}))).await.unwrap();
+    world.vcenter.write("cbt-reset", 2000, 20 * MIB, MIB, 7).await.unwrap();
+    replica.sync("after", PATIENCE).await.unwrap();
+    replica.told("ChangeTrackingReset", PATIENCE).await.unwrap();
+    assert_eq!(replica.equal_now().await.unwrap(), 2);
+    // Compared in full, but what is in place is not sent again.
+    let last = replica.cycles().await.unwrap().pop().unwrap();
+    let uploaded = last.status.unwrap().source.unwrap().uploaded_bytes.unwrap();
+    assert!(uploaded < 4 << 20, "{uploaded} bytes were sent for a change of 1 MiB");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_an_administrator_removes_ends_its_cycle_and_the_next_one_covers_it() {
+    let (world, _gate) = beside_others().await;
+    let replica = replicated(&world, "snapshot-removed").await;
+    world.vcenter.write(&replica.name, 2000, 0, 24 * MIB, 8).await.unwrap();
+    let slow = slow_reads(&replica).await;
+    replica.sync_now("removed").await.unwrap();
+    replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+    let snapshot = replica.world.vcenter.snapshots(&replica.name).await.unwrap().remove(0);
+    world.vcenter.call(Method::DELETE, &format!("/snapshots/{}", snapshot.mo_ref), None).await.unwrap();
+    replica.told("SnapshotLost", PATIENCE).await.unwrap();
+    world.vcenter.mend_read(slow).await.unwrap();
+    replica.sync("after", PATIENCE).await.unwrap();
+    assert_eq!(replica.equal_now().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_revert_has_all_compared() {
+    let (world, _gate) = beside_others().await;
+    let told = reverted(&world, "reverted", false).await;
+    assert!(["Reverted", "ChangeTrackingReset"].contains(&told.as_str()), "{told}");
+}
+
+#[tokio::test]
+async fn a_revert_that_the_host_hides_from_change_tracking_is_seen() {
+    let (world, _gate) = beside_others().await;
+    assert_eq!(reverted(&world, "reverted-hidden", true).await, "ForeignSnapshot");
+}
+
+/// A person's snapshot, a cycle on top of it, and back to it. Gives the reason for which the disks were compared in full.
+async fn reverted(world: &World, name: &str, hidden: bool) -> String {
+    let replica = replicated(world, name).await;
+    let person = world.vcenter.call(Method::POST, &format!("/vms/{name}/snapshots"), Some(json!({ "name": "before the update" }))).await;
+    let person = person.unwrap()["ref"].as_str().unwrap().to_owned();
+    world.vcenter.write(name, 2000, 4 * MIB, 2 * MIB, 9).await.unwrap();
+    replica.sync("on-top", PATIENCE).await.unwrap();
+    world.vcenter.call(Method::POST, &format!("/snapshots/{person}/revert"), Some(json!({ "hidden": hidden }))).await.unwrap();
+    // A snapshot without memory leaves the VM powered off.
+    world.vcenter.call(Method::PUT, &format!("/vms/{name}/power"), Some(json!({ "state": "on" }))).await.unwrap();
+    world.vcenter.write(name, 2001, 4 * MIB, MIB, 10).await.unwrap();
+    replica.sync("after", PATIENCE).await.unwrap();
+    world.vcenter.call(Method::DELETE, &format!("/snapshots/{person}"), None).await.unwrap();
+    assert_eq!(replica.equal_now().await.unwrap(), 2);
+    let last = replica.cycles().await.unwrap().pop().unwrap();
+    last.status.unwrap().source.unwrap().disks.remove(0).reason.unwrap()
+}
+
+#[tokio::test]
+async fn a_disk_that_grew_gets_a_new_seed() {
+    let (world, _gate) = beside_others().await;
+    let replica = replicated(&world, "grown").await;
+    let before = world.azure.disks().await.unwrap();
+    world.vcenter.call(Method::POST, "/vms/grown/disks/2001/grow", Some(json!({ "capacity": 40 * MIB }))).await.unwrap();
+    world.vcenter.write("grown", 2001, 34 * MIB, MIB, 11).await.unwrap();
+    replica.told("SourceGrown", PATIENCE).await.unwrap();
+    replica.sync("after", PATIENCE).await.unwrap();
+    assert_eq!(replica.equal_now().await.unwrap(), 2);
+    // The old seed is not left behind.
+    let mine = |disks: &[String]| disks.iter().filter(|id| id.to_lowercase().contains("hawser-grown-")).count();
+    assert_eq!(mine(&before), 2);
+    wait::until("the old seed is gone", PATIENCE, async || {
+        let disks = world.azure.disks().await?;
+        if mine(&disks) == 2 { Ok(()) } else { Err(format!("{disks:?}")) }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_was_added_is_replicated_too() {
+    let (world, _gate) = beside_others().await;
+    let replica = replicated(&world, "added").await;
+    let added = world.vcenter.call(Method::POST, "/vms/added/disks", Some(json!({ "size": 16 * MIB }))).await.unwrap();
+    let key = added["key"].as_i64().unwrap();
+    world.vcenter.write("added", key, 2 * MIB, 3 * MIB, 12).await.unwrap();
+    replica.told("DisksChanged", PATIENCE).await.unwrap();
+    replica.sync("after", PATIENCE).await.unwrap();
+    assert_eq!(replica.equal_now().await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_disk_that_was_removed_takes_no_part_and_keeps_its_seed() {
+    let (world, _gate) = beside_others().await;
+    let replica = replicated(&world, "removed").await;
+    world.vcenter.call(Method::DELETE, "/vms/removed/disks/2001", None).await.unwrap();
+    world.vcenter.write("removed", 2000, 5 * MIB, MIB, 13).await.unwrap();
+    replica.told("DisksChanged", PATIENCE).await.unwrap();
+    replica.sync("after", PATIENCE).await.unwrap();
+    assert_eq!(replica.equal_now().await.unwrap(), 1);
+    let seeds = world.azure.disks().await.unwrap();
+    assert_eq!(seeds.iter().filter(|id| id.to_lowercase().contains("hawser-removed-")).count(), 2, "its seed stays");
+    assert!(replica.cycles().await.unwrap().iter().all(|cycle| phase(cycle) == Some(CyclePhase::Succeeded)));
+}

@@ -1,0 +1,60 @@
+//! Roles that are missing, told from those that not everybody in Azure knows yet.
+
+use azure::{Arm, ArmError, rights};
+use crds::reasons::Reason;
+
+use crate::trouble::Trouble;
+
+/// Where Resource Manager refuses what it says itself that our roles allow: the assignment is new, and there is nothing to do but wait. Any
+/// other trouble stays what it is. (Azure's documents: a change of role assignments takes up to ten minutes to be in effect.)
+pub async fn pending(arm: &Arm, subscription: &str, group: &str, trouble: Trouble) -> Trouble {
+    if trouble.reason != Reason::RolesMissing {
+        return trouble;
+    }
+    match arm.permissions(subscription, group).await {
+        Ok(permissions) => told(&permissions, group, trouble),
+        // Who has no role at all may not even ask.
+        Err(ArmError::Forbidden { .. }) => told(&[], group, trouble),
+        Err(error) => {
+            tracing::debug!(%error, group, "what our roles allow can't be asked");
+            trouble
+        }
+    }
+}
+
+/// What a refusal means, by what our roles allow in the resource group.
+fn told(permissions: &[rights::Permission], group: &str, trouble: Trouble) -> Trouble {
+    let missing = rights::missing(permissions, &rights::REPLICATION);
+    let (reason, why) = if missing.is_empty() {
+        let why = format!(
+            "the principal has a role on the resource group {group} that allows it, and a new assignment takes minutes to be known \
+             everywhere in Azure. It is tried again"
+        );
+        (Reason::RolesPending, why)
+    } else {
+        let why = format!(
+            "the principal lacks actions on the resource group {group}: {}; assign it a role there that has them",
+            missing.join(", ")
+        );
+        (Reason::RolesMissing, why)
+    };
+    Trouble { reason, message: format!("{}: {why}", trouble.message.trim_end_matches('.')), ..trouble }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_that_is_there_is_pending_and_one_that_is_not_is_missing() {
+        let refused = Trouble::new(Reason::RolesMissing, "Azure refuses POST x.");
+        let role = |action: &str| rights::Permission { actions: vec![action.to_owned()], not_actions: Vec::new() };
+        let pending = told(&[role("*")], "g", refused.clone());
+        assert_eq!(pending.reason, Reason::RolesPending);
+        assert!(pending.message.starts_with("Azure refuses POST x: the principal has a role"), "{pending}");
+        let missing = told(&[role("*/read")], "g", refused.clone());
+        assert_eq!(missing.reason, Reason::RolesMissing);
+        assert!(missing.message.contains("Microsoft.Compute/disks/write") && !missing.message.contains("disks/read"), "{missing}");
+        assert_eq!(told(&[], "g", refused).reason, Reason::RolesMissing);
+    }
+}

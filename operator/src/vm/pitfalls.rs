@@ -1,0 +1,164 @@
+//! Rows of docs/pitfalls.md that are kept by several checks of the chain together.
+
+use std::sync::Arc;
+
+use blocklog::ids::{Cycle, DiskKey};
+use crds::{
+    ReplicatedVMStatus,
+    conditions::{self, ConditionType as C},
+    reasons::Reason,
+};
+use jiff::SignedDuration;
+
+use super::{
+    decide::{Pass, SOON, decide},
+    model::{Observed, SourceDisk, Step},
+    status::status,
+    test_support::{CAPACITY, clean, done, later, mirrored, seed_disk, transferring},
+};
+use crate::trouble::Trouble;
+
+fn said(seen: &Observed) -> ReplicatedVMStatus {
+    status(&Pass::new(seen), &decide(seen))
+}
+
+fn reason(status: &ReplicatedVMStatus, of: C) -> (String, String) {
+    let found = conditions::get(&status.conditions, of).unwrap();
+    (found.status.clone(), found.reason.clone())
+}
+
+/// A clean replica whose last cycle was a delta, and what was said of it.
+fn settled(number: u64) -> Observed {
+    let mut seen = clean(number);
+    let status = said(&seen);
+    Arc::make_mut(&mut seen.object).status = Some(status);
+    seen
+}
+
+/// Each of the days of a month.
+fn month(seen: &Observed) -> impl Iterator<Item = Observed> {
+    (0..30).map(|day| later(seen.clone(), SignedDuration::from_hours(24 * day)))
+}
+
+/// Row 27.
+#[test]
+fn a_vm_that_is_gone_costs_nothing_and_takes_nothing_with_it() {
+    let mut seen = settled(4);
+    let before = said(&seen);
+    let source = std::mem::replace(&mut seen.source, Err(Trouble::new(Reason::VmNotFound, "vCenter has no such VM")));
+    for seen in month(&seen) {
+        let decision = decide(&seen);
+        assert_eq!(decision.step, Step::None, "nothing is begun, made or deleted");
+        assert!(decision.wake >= SOON, "it does not turn in circles");
+        let said = said(&seen);
+        assert_eq!(reason(&said, C::SourceFound), ("False".into(), "VmNotFound".into()));
+        assert_eq!(reason(&said, C::Ready), ("False".into(), "VmNotFound".into()));
+        assert_eq!((&said.recovery_point, &said.disks, &said.vm), (&before.recovery_point, &before.disks, &before.vm));
+        assert_eq!((said.failures, said.next_cycle_time), (None, None));
+    }
+    // Nor is anything mended for it: who knows whether that VM comes back.
+    let mut mended = seen.clone();
+    mended.disks.as_mut().unwrap().remove(0);
+    assert_eq!(decide(&mended).step, Step::None);
+    seen.source = source;
+    assert_eq!(decide(&seen).step, Step::Claim(Cycle(4)), "found again it goes on from where it was");
+}
+
+/// Rows 22 and 31.
+#[test]
+fn what_passes_by_itself_is_waited_for_and_counts_as_no_failure() {
+    for busy in [Reason::HostUnavailable, Reason::VmInaccessible, Reason::SourceBusy, Reason::DatastoreFull, Reason::VmQuestion] {
+        let mut seen = settled(4);
+        seen.source.as_mut().unwrap().busy = Some(Trouble::new(busy, "why"));
+        for seen in month(&seen) {
+            let decision = decide(&seen);
+            assert_eq!(decision.step, Step::None, "{busy}");
+            let said = said(&seen);
+            assert_eq!(reason(&said, C::Replicating), ("False".into(), busy.to_string()));
+            assert_eq!(said.waiting_for.map(|wait| wait.reason), Some(busy.to_string()));
+            assert_eq!((said.failures, decision.history.1), (None, 0));
+        }
+        seen.source.as_mut().unwrap().busy = None;
+        assert_eq!(decide(&seen).step, Step::Claim(Cycle(4)));
+        // A cycle that runs is its gateway's, which waits as well: nobody takes it away.
+        let mut running = transferring(clean(4), 5);
+        running.source.as_mut().unwrap().busy = Some(Trouble::new(busy, "why"));
+        assert_eq!(decide(&running).step, Step::None);
+    }
+}
+
+/// Row 16.
+#[test]
+fn a_snapshot_that_a_crash_has_left_goes_before_the_next_cycle_begins() {
+    for left in [1, 3, 9] {
+        let mut seen = settled(3);
+        seen.source.as_mut().unwrap().snapshots.insert(Cycle(left), format!("hawser-{left}"));
+        assert_eq!(decide(&seen).step, Step::ReleaseSnapshots, "{left}");
+        let seen = done(seen, &Step::ReleaseSnapshots);
+        assert_eq!(decide(&seen).step, Step::Claim(Cycle(3)));
+    }
+    // That of a cycle that runs is its own.
+    let mut running = transferring(clean(3), 4);
+    running.source.as_mut().unwrap().snapshots.insert(Cycle(4), "hawser-4".into());
+    assert_eq!(decide(&running).step, Step::None);
+}
+
+/// Row 25.
+#[test]
+fn an_added_disk_gets_a_seed_and_the_others_go_on_from_their_baselines() {
+    let mut seen = settled(3);
+    let added = SourceDisk { key: DiskKey(2002), uuid: None, label: "Hard disk 3".into(), capacity: CAPACITY, excluded: false };
+    seen.source.as_mut().unwrap().disks.push(added);
+    let step = decide(&seen).step;
+    assert!(matches!(&step, Step::MakeDisks(disks) if disks.len() == 1 && disks[0].which.disk == DiskKey(2002)), "{step:?}");
+    let seen = done(seen, &step);
+    let step = decide(&seen).step;
+    assert!(matches!(&step, Step::Reseed(ready) if ready.len() == 1 && ready[0].disk == DiskKey(2002)), "{step:?}");
+    let before = seen.ours().unwrap().baseline.clone();
+    let seen = done(seen, &step);
+    let ledger = seen.ours().unwrap();
+    assert_eq!(ledger.baseline, before, "only the new one is copied whole");
+    assert!(ledger.recovery_point.is_none(), "until it is, there is no state of all disks");
+    assert_eq!(decide(&seen).step, Step::Claim(Cycle(3)));
+}
+
+/// Row 25.
+#[test]
+fn the_replica_of_a_disk_that_was_removed_is_kept_and_told() {
+    let mut seen = settled(3);
+    seen.source.as_mut().unwrap().disks.remove(1);
+    assert_eq!(decide(&seen).step, Step::Retire(vec![DiskKey(2001)]));
+    let seen = done(seen, &Step::Retire(vec![DiskKey(2001)]));
+    let ledger = seen.ours().unwrap();
+    assert_eq!(ledger.recovery_point.as_ref().unwrap().disks, [DiskKey(2000)]);
+    assert_eq!(ledger.baseline.keys().collect::<Vec<_>>(), [&DiskKey(2000)]);
+    // From here on its seed is deleted by nothing but an end of replication.
+    let mut later = seen;
+    for _ in 0..5 {
+        let step = decide(&later).step;
+        assert!(!matches!(step, Step::SweepSeeds(_) | Step::CleanUp(_)), "{step:?}");
+        later = mirrored(done(later, &step));
+    }
+    let said = said(&later);
+    let concern = said.concerns.iter().find(|concern| concern.id == "DiskRemoved").unwrap();
+    assert_eq!(concern.disk, Some(2001));
+    assert!(concern.message.contains(&seed_disk(2001, 1).id.name), "{}", concern.message);
+    // Back, or with all disks untold, it is not said to be gone.
+    let mut untold = later.clone();
+    untold.source.as_mut().unwrap().disks.clear();
+    assert!(self::said(&untold).concerns.is_empty());
+    let back = clean(3);
+    assert!(self::said(&back).concerns.is_empty());
+}
+
+/// Rows 6 and 12.
+#[test]
+fn tracking_that_is_off_is_switched_on_between_cycles_and_never_under_one() {
+    let mut seen = settled(3);
+    seen.source.as_mut().unwrap().tracking_off = true;
+    assert_eq!(decide(&seen).step, Step::SwitchTracking);
+    assert_eq!(decide(&done(seen, &Step::SwitchTracking)).step, Step::Claim(Cycle(3)));
+    let mut running = transferring(clean(3), 4);
+    running.source.as_mut().unwrap().tracking_off = true;
+    assert_eq!(decide(&running).step, Step::None);
+}
