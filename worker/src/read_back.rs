@@ -167,7 +167,8 @@ mod tests {
                     .collect();
                 let base = Fingerprints::open(store.clone(), &keys(), place, Some(&at), ExtentSet::new()).await.unwrap();
                 let mut update = Update::new(base, Turn(turn), &sectors);
-                for range in sectors.iter().flat_map(|run| (run.start / SECTORS..run.end.div_ceil(SECTORS)).map(move |n| (n, run.clone()))) {
+                for range in sectors.iter().flat_map(|run| (run.start / SECTORS..run.end.div_ceil(SECTORS)).map(move |n| (n, run.clone())))
+                {
                     let (block, run) = range;
                     let length = (run.end - block * SECTORS).min(SECTORS) * extents::SECTOR;
                     let data = bytes(block as u8)[..length as usize].to_vec();

@@ -3,7 +3,15 @@
 //! Every call is one request (clearing is one for each [`CLEAR_STEP`]). The SDK repeats none, and no request outlives [`WRITE_TIMEOUT`] on
 //! this side either: its bytes have left before the permit that it was sent under ends.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use azure_core::{
     http::{Transport, Url},
@@ -39,6 +47,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Pages {
     blob: BlobClient,
     page: PageBlobClient,
+    /// The host has said that it takes no conditions of time: they are left out, as one that ignores them would read them.
+    blind: AtomicBool,
 }
 
 /// A page blob's properties.
@@ -71,6 +81,11 @@ fn refused(failure: &Failure) -> ReplicaError {
         (_, Some(409), "MemoryExtentStoreAtSizeLimit") => ReplicaError::Full(words),
         _ => ReplicaError::Failed(words),
     }
+}
+
+/// The Blob service's codes for a conditional header where none may be.
+fn takes_no_conditions(failure: &Failure) -> bool {
+    failure.status == Some(400) && ["ConditionHeadersNotSupported", "UnsupportedHeader"].contains(&failure.code.as_str())
 }
 
 /// What an answer means to a write of `turn` that was sent under a condition. A host of managed disks may have words of its own for a
@@ -132,7 +147,7 @@ impl Pages {
         let blob =
             BlobClient::new(url, auth.credential(), Some(options)).map_err(|error| ReplicaError::Denied(classify(&error).to_string()))?;
         let page = blob.page_blob_client();
-        Ok(Self { blob, page })
+        Ok(Self { blob, page, blind: AtomicBool::new(false) })
     }
 
     /// Makes the blob, where there is none: `false` where there is one.
@@ -167,32 +182,62 @@ impl Pages {
 
     /// Puts pages in one request and returns the `Last-Modified` that they got.
     async fn put(&self, condition: Condition, turn: u64, offset: u64, data: Bytes) -> Result<Option<Timestamp>, ReplicaError> {
-        let mut options = PageBlobClientUploadPagesOptions {
-            timeout: server_timeout(),
-            transactional_content_crc64: Some(crc64(&data)),
-            ..Default::default()
+        let checksum = crc64(&data);
+        let send = |condition| {
+            let (data, checksum) = (data.clone(), checksum.clone());
+            async move {
+                let mut options = PageBlobClientUploadPagesOptions {
+                    timeout: server_timeout(),
+                    transactional_content_crc64: Some(checksum),
+                    ..Default::default()
+                };
+                match condition {
+                    Condition::SequenceIs(turn) => options.if_sequence_number_equal_to = Some(sequence(turn)?),
+                    Condition::UnmodifiedSince(time) => options.if_unmodified_since = Some(header_time(time)?),
+                    Condition::None => {}
+                }
+                let length = data.len() as u64;
+                let request = self.page.upload_pages(data.into(), length, HttpRange::new(offset, length), Some(options));
+                Ok(within(WRITE_TIMEOUT, request).await)
+            }
         };
-        match condition {
-            Condition::SequenceIs(turn) => options.if_sequence_number_equal_to = Some(sequence(turn)?),
-            Condition::UnmodifiedSince(time) => options.if_unmodified_since = Some(header_time(time)?),
-            Condition::None => {}
-        }
-        let length = data.len() as u64;
-        let request = self.page.upload_pages(data.into(), length, HttpRange::new(offset, length), Some(options));
-        let answer = within(WRITE_TIMEOUT, request).await.map_err(|failure| refused_write(&failure, condition, turn))?;
+        let answer = self.under(condition, turn, send).await?;
         let modified = answer.last_modified().ok().flatten();
         Ok(modified.and_then(|time| Timestamp::from_second(time.unix_timestamp()).ok()))
     }
 
     async fn clear(&self, condition: Condition, turn: u64, offset: u64, length: u64) -> Result<(), ReplicaError> {
-        let mut options = PageBlobClientClearPagesOptions { timeout: server_timeout(), ..Default::default() };
-        match condition {
-            Condition::SequenceIs(turn) => options.if_sequence_number_equal_to = Some(sequence(turn)?),
-            Condition::UnmodifiedSince(time) => options.if_unmodified_since = Some(header_time(time)?),
-            Condition::None => {}
+        let send = |condition| async move {
+            let mut options = PageBlobClientClearPagesOptions { timeout: server_timeout(), ..Default::default() };
+            match condition {
+                Condition::SequenceIs(turn) => options.if_sequence_number_equal_to = Some(sequence(turn)?),
+                Condition::UnmodifiedSince(time) => options.if_unmodified_since = Some(header_time(time)?),
+                Condition::None => {}
+            }
+            let request = self.page.clear_pages(HttpRange::new(offset, length), Some(options));
+            Ok(within(WRITE_TIMEOUT, request).await)
+        };
+        self.under(condition, turn, send).await.map(drop)
+    }
+
+    /// Sends a write under its condition. Where the host takes no condition of time, it goes again without, as do all after it: that host is as
+    /// good as one that ignores it, and a write that was refused has had no effect.
+    async fn under<T, F>(&self, condition: Condition, turn: u64, send: impl Fn(Condition) -> F) -> Result<T, ReplicaError>
+    where
+        F: Future<Output = Result<Result<T, Failure>, ReplicaError>>,
+    {
+        let timed = matches!(condition, Condition::UnmodifiedSince(_));
+        let condition = if timed && self.blind.load(Ordering::Relaxed) { Condition::None } else { condition };
+        match send(condition).await? {
+            Ok(answer) => Ok(answer),
+            Err(failure) if timed && condition != Condition::None && takes_no_conditions(&failure) => {
+                if !self.blind.swap(true, Ordering::Relaxed) {
+                    warn!("the disk's host takes no conditions: late writes are only kept out by waiting");
+                }
+                send(Condition::None).await?.map_err(|failure| refused(&failure))
+            }
+            Err(failure) => Err(refused_write(&failure, condition, turn)),
         }
-        let request = self.page.clear_pages(HttpRange::new(offset, length), Some(options));
-        within(WRITE_TIMEOUT, request).await.map(|_| ()).map_err(|failure| refused_write(&failure, condition, turn))
     }
 
     /// Sets the sequence number to `turn` unless it is higher, and returns what it is now.

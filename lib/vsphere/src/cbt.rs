@@ -237,7 +237,9 @@ impl fmt::Display for FullReason {
             Self::CbtWentBack => "changed block tracking has gone back: the VM was reverted",
             Self::ChangeIdUnreadable => "the change ID can't be read",
             Self::Reverted => "the VM was reverted to a snapshot since the last cycle",
-            Self::ForeignSnapshot => "the last cycle was built on a snapshot that is not Hawser's: whether the VM was reverted to it since can't be told",
+            Self::ForeignSnapshot => {
+                "the last cycle was built on a snapshot that is not Hawser's: whether the VM was reverted to it since can't be told"
+            }
             Self::Resized => "the disk has another size than in the last cycle",
             Self::Replaced => "it is another disk than in the last cycle",
             Self::CbtCorrupt => "the host's tracking file is corrupt",

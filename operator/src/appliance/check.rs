@@ -104,7 +104,9 @@ pub async fn azure(site: &Site) -> Finding {
         let remedy = match trouble.reason {
             Reason::UntrustedCertificate => ". azure.caBundleRef names the authorities to trust instead".to_owned(),
             // Whoever may not even look is not told what is missing.
-            Reason::RolesMissing if !trouble.message.contains("assign") => format!(". Assign the principal a role on the resource group {group} that has it"),
+            Reason::RolesMissing if !trouble.message.contains("assign") => {
+                format!(". Assign the principal a role on the resource group {group} that has it")
+            }
             _ => String::new(),
         };
         Finding::fails(of, trouble.reason, format!("{}{remedy}", trouble.message.trim_end_matches('.')))

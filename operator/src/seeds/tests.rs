@@ -91,6 +91,13 @@ fn the_first_seeds_are_made_and_found_again() {
 }
 
 #[test]
+fn a_disk_whose_making_failed_does_not_become_a_seed() {
+    let found = disk(which(2000, 1), "a", LEAST);
+    assert!(fits(&found, LEAST));
+    assert!(!fits(&Disk { failed: true, ..found }, LEAST), "it is made again, and not waited for");
+}
+
+#[test]
 fn a_seed_in_its_place_is_kept() {
     let found = disk(which(2000, 1), "ab", LEAST);
     let ledger = ledger(&[(2000, Seed { unique_id: "AB".into(), ..seed(&found, LEAST) })]);

@@ -351,7 +351,8 @@ impl Work<'_> {
         let fence = Fence { turn: leave.turn().0, previous_end };
         let disks = updates.iter_mut().map(|(disk, update)| async move {
             let seat = &seeds[disk];
-            let fenced = self.writes(*disk) && !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
+            let fenced =
+                self.writes(*disk) && !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
             let result = async {
                 if fenced {
                     seat.seed().raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;

@@ -19,8 +19,8 @@ use blocklog::{
     keys::{KeyRing, Secret},
     ledger::{IndexRef, Ledger},
     names,
-    setback::Setback,
     segment::{self, Descriptor, Segment, SegmentRef, Tail},
+    setback::Setback,
     store::{LogStore, StoreError},
 };
 use extents::ExtentSet;

@@ -70,7 +70,9 @@ async fn writes(world: &World) -> Result<BTreeMap<String, f64>> {
     let mut counts = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
         let label = |name: &str| line.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
-        let ours = ["hawser.dev", "events.k8s.io", "apps"].contains(&label("group")) || label("resource") == "configmaps" || label("resource") == "leases";
+        let ours = ["hawser.dev", "events.k8s.io", "apps"].contains(&label("group"))
+            || label("resource") == "configmaps"
+            || label("resource") == "leases";
         if !ours || !["POST", "PUT", "PATCH", "APPLY", "DELETE"].contains(&label("verb")) {
             continue;
         }

@@ -103,9 +103,7 @@ async fn a_role_that_is_given_again_takes_its_minute_and_all_goes_on() {
     diary.tells("RolesMissing", &["Microsoft.Compute/disks/beginGetAccess/action", "assign it a role"], PATIENCE).await.unwrap();
     wait::until("appliance and VM say so", PATIENCE, async || {
         let all = diary.all();
-        let say = |of, condition| {
-            all.iter().any(|entry| entry.of == of && entry.condition == condition && entry.reason == "RolesMissing")
-        };
+        let say = |of, condition| all.iter().any(|entry| entry.of == of && entry.condition == condition && entry.reason == "RolesMissing");
         if say("rbac-delay", "Replicating") && say("delayed", "AzurePermissions") { Ok(()) } else { Err(format!("{all:#?}")) }
     })
     .await

@@ -71,7 +71,11 @@ async fn tasks_that_fail_are_tried_again_and_slow_ones_are_waited_for() {
     let vm = "tasks";
     // Longer than a lease lasts, and than a call may take.
     const LONG: u32 = 65_000;
-    let fails = of_tasks(&world, vm, json!({ "method": "CreateSnapshotEx_Task", "fault": "Timedout", "message": "Operation timed out.", "count": 1 }));
+    let fails = of_tasks(
+        &world,
+        vm,
+        json!({ "method": "CreateSnapshotEx_Task", "fault": "Timedout", "message": "Operation timed out.", "count": 1 }),
+    );
     let fails = fails.await;
     let slow = of_tasks(&world, vm, json!({ "method": "CreateSnapshotEx_Task", "delayMs": LONG, "count": 1 })).await;
     let locked = json!({ "method": "RemoveSnapshot_Task", "fault": "FileLocked", "message": "Unable to access file since it is locked.", "count": 2 });

@@ -189,7 +189,10 @@ async fn a_role_that_azures_principal_lacks_is_named_by_its_actions() {
     role(Method::POST, "Reader").await.unwrap();
     let broken = role(Method::DELETE, "Owner").await.unwrap();
     let said = own.says("AzurePermissions", "False", "RolesMissing", broken, SOON).await.unwrap();
-    names(&said.message, &["Microsoft.Compute/disks/write", "Microsoft.Compute/disks/beginGetAccess/action", "resource group hawser", "role"]);
+    names(
+        &said.message,
+        &["Microsoft.Compute/disks/write", "Microsoft.Compute/disks/beginGetAccess/action", "resource group hawser", "role"],
+    );
     repeats(&own, "AzurePermissions").await;
     own.told("RolesMissing", SOON).await.unwrap();
     // With none at all it may not even look.

@@ -8,8 +8,8 @@ mod changes;
 mod faults_azure;
 mod faults_vcenter;
 mod input;
-mod lifecycle;
 mod kills;
+mod lifecycle;
 mod operators;
 
 use std::time::Duration;
