@@ -23,6 +23,8 @@ words! {
         IndependentDisk,
         /// The disk is a raw device mapping in physical mode: it has neither snapshots nor change tracking. Exclude it.
         RawDeviceMapping,
+        /// The disk is a raw device mapping in virtual mode: it is replicated like a virtual disk.
+        RdmVirtual,
         /// The disk, or its controller's bus, is shared with other VMs: another writer would not be seen. Exclude it.
         SharedDisk,
         /// The disk's backing is of a kind that can't be read through a snapshot. Exclude it.
@@ -70,7 +72,7 @@ impl ConcernId {
             | Self::Template
             | Self::HostUnreliable
             | Self::SnapshotChainLong => Severity::Critical,
-            Self::ChangeTrackingUnsupported | Self::ChangeTrackingOff | Self::ChangeTrackingBlocked => Severity::Warning,
+            Self::RdmVirtual | Self::ChangeTrackingUnsupported | Self::ChangeTrackingOff | Self::ChangeTrackingBlocked => Severity::Warning,
             Self::DiskUnknown | Self::ToolsNotRunning => Severity::Information,
         }
     }

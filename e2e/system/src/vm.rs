@@ -245,8 +245,8 @@ impl Replica {
             if done.as_deref() == Some(token) { Ok(()) } else { Err(self.story().await?) }
         })
         .await?;
-        let good = self.cycles().await?.iter().filter(|cycle| phase(cycle) == Some(CyclePhase::Succeeded)).count();
-        self.succeeded(good.max(1), limit).await.map(drop)
+        // Of old ones only the last few are kept: none are counted here.
+        self.succeeded(1, limit).await.map(drop)
     }
 
     /// The VM's identity.

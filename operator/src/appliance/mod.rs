@@ -195,11 +195,44 @@ fn owned(deployment: &Deployment, appliance: &Appliance) -> bool {
     deployment.owner_references().iter().any(|owner| Some(&owner.uid) == appliance.metadata.uid.as_ref())
 }
 
+/// Has an object be so, where it is not: most looks change nothing, and write nothing.
 async fn apply<K>(api: &Api<K>, name: &str, object: &Value) -> Result<K, Trouble>
 where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K: Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {
-    Ok(api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await?)
+    let object = marked(object);
+    let current = api.get_opt(name).await?;
+    if let Some(current) = current.filter(|current| serde_json::to_value(current).is_ok_and(|current| has(&current, &object))) {
+        return Ok(current);
+    }
+    Ok(api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await?)
+}
+
+/// With a digest of itself, so that what is not wanted any more is missed: by what stands alone it could be somebody else's.
+fn marked(object: &Value) -> Value {
+    let mut marked = object.clone();
+    marked["metadata"]["annotations"]["hawser.dev/applied"] = json!(&blake3::hash(object.to_string().as_bytes()).to_hex()[..16]);
+    marked
+}
+
+/// True where all that is wanted is there. What else is there was put in by the apiserver, or is somebody else's.
+fn has(current: &Value, wanted: &Value) -> bool {
+    match (current, wanted) {
+        (_, Value::Null) => true,
+        (Value::Object(current), Value::Object(wanted)) => {
+            let empty =
+                |wanted: &Value| wanted.is_null() || wanted.as_object().is_some_and(serde_json::Map::is_empty) || *wanted == json!([]);
+            // The kind is not told by an object that was read as one of its type; what is empty is not told at all.
+            wanted.iter().all(|(key, wanted)| match current.get(key) {
+                Some(current) => has(current, wanted),
+                None => empty(wanted),
+            })
+        }
+        (Value::Array(current), Value::Array(wanted)) => {
+            current.len() == wanted.len() && current.iter().zip(wanted).all(|(current, wanted)| has(current, wanted))
+        }
+        (current, wanted) => current == wanted,
+    }
 }
 
 /// Tells of conditions whose status or reason moved.
@@ -213,5 +246,37 @@ async fn edges(context: &Context, appliance: &Appliance, old: &ApplianceStatus, 
             let note = format!("{}: {}", condition.type_, condition.message);
             context.event(appliance, warning, reason, "Check", note).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_so_already_is_not_written_again() {
+        let wanted = marked(&json!({ "metadata": { "name": "a" }, "spec": {
+            "replicas": 2, "nodeSelector": {}, "tolerations": [], "resources": null, "containers": [{ "name": "c", "args": ["x", "y"] }],
+        } }));
+        let mut current = wanted.clone();
+        for gone in ["nodeSelector", "tolerations", "resources"] {
+            current["spec"].as_object_mut().unwrap().remove(gone);
+        }
+        current["metadata"]["uid"] = json!("1");
+        current["spec"]["containers"][0]["imagePullPolicy"] = json!("IfNotPresent");
+        assert!(has(&current, &wanted), "what the apiserver puts in is no difference");
+        let differs = |path: &str, value: Value| {
+            let mut other = current.clone();
+            *other.pointer_mut(path).unwrap() = value;
+            !has(&other, &wanted)
+        };
+        assert!(differs("/spec/replicas", json!(3)), "somebody has scaled it");
+        assert!(differs("/spec/containers/0/args", json!(["x"])));
+        assert!(differs("/spec/containers", json!([])));
+        // What was wanted before, and is not any more, stands there still.
+        let mut less = wanted.clone();
+        less["metadata"].as_object_mut().unwrap().remove("annotations");
+        less["spec"]["containers"][0].as_object_mut().unwrap().remove("args");
+        assert!(has(&current, &less) && !has(&current, &marked(&less)));
     }
 }

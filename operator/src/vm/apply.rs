@@ -21,7 +21,7 @@ use crds::{
     Appliance, ReplicatedVM, ReplicationCycle, ReplicationCycleSpec,
     appliance::Limits,
     common::ObjectRef,
-    conditions::{ConditionType as C, Finding},
+    conditions::Finding,
     names,
     reasons::Reason,
     replicated_vm::Zone,

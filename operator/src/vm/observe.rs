@@ -96,15 +96,27 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         Some(ledger) => what_is_due(&steward, ledger, &owner).await,
         None => (Ok(None), Vec::new(), None),
     };
-    let order = read_order(&steward, &owner, id).await;
+    // A store that does not answer is asked once a pass: each question takes its time-outs, and meanwhile nobody is told what is waited for.
+    let silent = ledger.as_ref().err().filter(|trouble| trouble.reason == Reason::LogStoreUnreachable).cloned();
+    let order = match &silent {
+        Some(trouble) => Err(trouble.clone()),
+        None => read_order(&steward, &owner, id).await,
+    };
     let drawn = object.status.as_ref().is_some_and(|status| status.incarnation.is_some());
     let disks = if drawn || ours.is_some() { managed_disks(context, &site, &object, &owner, ours.as_ref()).await } else { Ok(Vec::new()) };
     let cleaning = object.metadata.deletion_timestamp.is_some() || object.spec.replication == Replication::Stopped;
-    let left = if cleaning { count_blobs(&steward, id).await } else { Ok(0) };
+    let left = match &silent {
+        Some(trouble) if cleaning => Err(trouble.clone()),
+        None if cleaning => count_blobs(&steward, id).await,
+        _ => Ok(0),
+    };
     let slots = slots(context, &appliance, &all, &name);
     let mut cycles = Vec::new();
     for cycle in own {
-        cycles.push(look_at_cycle(&steward, cycle, ours.as_ref()).await);
+        cycles.push(match &silent {
+            Some(_) => CycleSeen { object: Arc::new(cycle), state: None, readable: false, proof: None },
+            None => look_at_cycle(&steward, cycle, ours.as_ref()).await,
+        });
     }
     Ok(Observed {
         now: context.clock.now(),

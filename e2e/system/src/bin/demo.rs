@@ -59,8 +59,8 @@ async fn demo() -> Result<()> {
 
     say("What came of it");
     println!(
-        "{:>5}  {:<7}  {:>9}  {:>9}  {:>9}  {:>9}  {:>7}  {}",
-        "cycle", "kind", "changed", "read", "uploaded", "applied", "seconds", "verified"
+        "{:>5}  {:<7}  {:>9}  {:>9}  {:>9}  {:>9}  {:>7}  verified",
+        "cycle", "kind", "changed", "read", "uploaded", "applied", "seconds"
     );
     for row in &table {
         println!("{}", row.line());

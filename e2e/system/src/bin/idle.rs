@@ -11,6 +11,8 @@ use system::{
 };
 
 const VMS: usize = 20;
+/// Cycles that are measured one by one.
+const CYCLES: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(900);
 
 #[tokio::main]
@@ -42,24 +44,29 @@ async fn idle(minutes: u64) -> Result<()> {
     wait::pause(Duration::from_secs(60 * minutes)).await;
     let after = writes(&world).await?;
     println!("\n{:<24}  {:>8}  {:>16}", "writes to", "count", "per VM and hour");
+    // Of the leases most are Kubernetes' own.
     for (resource, count) in &after {
         let count = count - before.get(resource).copied().unwrap_or_default();
         println!("{resource:<24}  {count:>8}  {:>16.1}", count * 60.0 / minutes as f64 / VMS as f64);
     }
     println!("\n{:<24}  {:>8}", "process", "MiB");
-    for (process, resident) in memory()? {
+    for (process, resident) in memory(&world.sandbox.name)? {
         println!("{process:<24}  {resident:>8}");
     }
     let first = &replicas[0];
-    let mut seconds = Vec::new();
-    for n in 0..5 {
+    let (mut seconds, before) = (Vec::new(), writes(&world).await?);
+    for n in 0..CYCLES {
         let began = wait::now();
         first.sync(&format!("idle-{n}"), PATIENCE).await?;
-        seconds.push(format!("{:.1}", began.elapsed().as_secs_f64()));
+        seconds.push(format!("{:.1} s", began.elapsed().as_secs_f64()));
     }
-    println!("\na delta without changes, from syncNow to closed: {} s", seconds.join(" s, "));
-    for cycle in first.cycles().await?.iter().rev().take(1) {
-        println!("{}", serde_json::to_string_pretty(&cycle.status).unwrap_or_default());
+    println!("\na delta without changes, from syncNow to closed: {}", seconds.join(", "));
+    let after = writes(&world).await?;
+    for (resource, count) in after.iter().filter(|(resource, _)| *resource != "leases") {
+        let count = count - before.get(resource).copied().unwrap_or_default();
+        if count > 0.0 {
+            println!("{resource:<24}  {:>8.1} writes for each", count / CYCLES as f64);
+        }
     }
     Ok(())
 }
@@ -84,10 +91,14 @@ async fn writes(world: &World) -> Result<BTreeMap<String, f64>> {
     Ok(counts)
 }
 
-/// Resident memory of each of our processes, in MiB.
-fn memory() -> Result<Vec<(String, u64)>> {
+/// Resident memory of each of our processes in this sandbox, in MiB.
+fn memory(sandbox: &str) -> Result<Vec<(String, u64)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").map_err(|error| error.to_string())?.flatten() {
+        let group = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        if !group.contains(&format!("/hawser-{sandbox}/")) {
+            continue;
+        }
         let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
         let name = match command.split('\0').collect::<Vec<_>>().as_slice() {
             ["/usr/local/bin/operator", ..] => "operator",

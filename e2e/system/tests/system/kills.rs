@@ -68,12 +68,15 @@ async fn leaves_nothing(replica: &Replica) {
     assert!(world.vcenter.snapshots(&replica.name).await.unwrap().is_empty());
 }
 
+/// Bytes, by what they are of.
+type Bytes = Arc<Mutex<BTreeMap<String, u64>>>;
+
 /// What is read of a VM's disks and written to its log, by whomever.
 struct Meter {
     /// By disk and the time at which it was opened.
-    read: Arc<Mutex<BTreeMap<String, u64>>>,
+    read: Bytes,
     /// By segment.
-    written: Arc<Mutex<BTreeMap<String, u64>>>,
+    written: Bytes,
     watchers: [JoinHandle<()>; 2],
 }
 
@@ -85,7 +88,7 @@ impl Drop for Meter {
 
 impl Meter {
     async fn watch(world: &World, vm: &str, of: CycleId) -> Self {
-        let (read, written): (Arc<Mutex<BTreeMap<String, u64>>>, Arc<Mutex<BTreeMap<String, u64>>>) = Default::default();
+        let (read, written) = (Bytes::default(), Bytes::default());
         let (reads, writes, vcenter, log) = (read.clone(), written.clone(), world.vcenter.clone(), world.log.clone());
         let vm = vcenter.vm(vm).await.unwrap().mo_ref;
         let reading = tokio::spawn(async move {

@@ -48,7 +48,7 @@ fn every_concern_that_can_be_accepted_has_the_apis_word_and_weight() {
         "applianceRef": {"name": "onprem"}, "vm": {"moRef": "vm-1"}, "acceptConcerns": ["ChangeTrackingOff"]
     }))
     .unwrap();
-    for id in ["HardwareTooOld", "CbtUnsupported", "CbtNeedsNoSnapshots", "CbtOff"] {
+    for id in ["HardwareTooOld", "CbtUnsupported", "CbtNeedsNoSnapshots", "CbtOff", "RdmVirtual"] {
         let of_vcenter = preflight::Concern {
             id,
             severity: preflight::Severity::Critical,
