@@ -219,9 +219,11 @@ impl Collector {
                 }
                 // Somebody has ended the wait, not the filter.
                 Err(error) if error.is("RequestCanceled") => continue,
-                // The filter lives on in the session.
+                // The filter lives on in the session. What was told and did not arrive is told again to those who begin anew, by every server.
                 Err(Error::Wire(error)) if silent < 3 => {
                     silent += 1;
+                    version.clear();
+                    anew = Some(Inventory::default());
                     self.trouble(classify(&Error::Wire(error), Doing::Other));
                     self.client.clock().sleep(back_off(silent, Duration::from_secs(1), self.longest, 0.5)).await;
                     continue;

@@ -101,6 +101,26 @@ fn what_keeps_a_snapshot_is_told_by_the_condition_that_it_keeps() {
     assert_eq!(source.snapshot.and_then(|snapshot| snapshot.release_failures), Some(1));
 }
 
+/// A removal may run for hours: meanwhile nobody is to look for what has failed before it.
+#[test]
+fn a_task_that_gets_on_takes_back_what_was_tried_in_vain_before_it() {
+    let mut report = Report::begin("gateway-0", None, at(0));
+    let busy = |message: &str| Told::Waiting { reason: Reason::SourceBusy, message: message.into() };
+    let task = |method: &str| Told::Task { id: "task-1".into(), method: method.into(), percent: Some(5) };
+    report.take(&Told::Taking, at(1));
+    report.take(&busy("another task works on the VM"), at(2));
+    is(&report, ("Unknown", "SourceBusy"), ("Unknown", "Pending"));
+    report.take(&task("CreateSnapshotEx_Task"), at(3));
+    is(&report, ("Unknown", "TakingSnapshot"), ("Unknown", "Pending"));
+    report.take(&taken("snapshot-1"), at(4));
+    report.take(&Told::Event(Event::Sent), at(5));
+    report.take(&Told::Releasing { reference: "snapshot-1".into() }, at(5));
+    report.take(&busy("the disks are locked"), at(6));
+    is(&report, ("True", "AsExpected"), ("False", "SourceBusy"));
+    report.take(&task("RemoveSnapshot_Task"), at(7));
+    is(&report, ("True", "AsExpected"), ("Unknown", "RemovingSnapshot"));
+}
+
 #[test]
 fn an_error_decides_nothing_and_a_failure_does() {
     let mut report = Report::begin("gateway-0", None, at(1));

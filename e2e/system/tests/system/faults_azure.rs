@@ -264,5 +264,4 @@ async fn a_log_store_that_is_gone_for_a_minute_is_waited_for_in_transfer_and_in_
     replica.succeeded(2, PATIENCE).await.unwrap();
     assert_eq!(replica.equal_now().await.unwrap(), 2);
     none_failed(&replica).await;
-    println!("{:#?}", diary.all());
 }
