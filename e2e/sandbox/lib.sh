@@ -54,8 +54,10 @@ lock() {
 }
 
 # A folder of that name in /run belongs to one working copy.
+of_another_copy() { [[ -e $RUN/owner && $(<"$RUN/owner") != "$STATE" ]]; }
+# As long as anything of it runs: what another copy has left behind dead, whoever wants the name may clear away.
 check_owner() {
-  [[ ! -e $RUN/owner || $(<"$RUN/owner") == "$STATE" ]] ||
+  ! of_another_copy || [[ -z $(members) ]] ||
     die "a sandbox of this name stands already, started from $(<"$RUN/owner"):" \
       "take it down there, or give this one another name: HAWSER_SANDBOX=other"
 }

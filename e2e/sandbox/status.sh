@@ -14,11 +14,11 @@ for other in /run/hawser-*/owner; do
   other=$(basename "$(dirname "$other")")
   [[ $other == "hawser-$NAME" || $other == 'hawser-*' ]] || others+=("${other#hawser-}")
 done
-if [[ ! -e $RUN/index ]]; then
+check_owner
+if [[ ! -e $RUN/index ]] || of_another_copy; then
   say "none stands. \`make sandbox-up\` brings it up.${others[*]:+ Others that stand: ${others[*]}.}"
   exit 3
 fi
-check_owner
 addresses
 
 address() {

@@ -2,11 +2,13 @@
 # The sandbox's own test: what a cluster must do, what must be refused, how fast it starts, how it mends, and that it leaves nothing behind.
 #
 #   test.sh
-#   HAWSER_SANDBOX             the sandbox to use up (test). One of that name that stands is taken down first
+#   HAWSER_SANDBOX             the sandbox to use up (test and a number, another for each working copy). One of that name that stands is
+#                              taken down first
 #   HAWSER_SANDBOX_SECONDS     what a warm start may take (15)
 #   HAWSER_SANDBOX_TEST_ONLY   kubernetes: without the simulators
 set -euo pipefail
-export HAWSER_SANDBOX=${HAWSER_SANDBOX:-test}
+HAWSER_SANDBOX=${HAWSER_SANDBOX:-test-$(realpath "$0" | cksum | cut -c1-6)}
+export HAWSER_SANDBOX
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 source "$HERE/machine.sh"
@@ -341,5 +343,20 @@ remember_half() { members | while read -r pid; do echo "process $pid $(start_tim
 remember_half
 "$HERE/down.sh" >/dev/null
 nothing_left "after an up that failed"
+
+# --- a name that another working copy has, and has left behind dead
+up >/dev/null || bad "the last start fails"
+echo "$work/elsewhere" >"$RUN/owner"
+refused "$HERE/down.sh" || bad "a sandbox that another working copy started is taken down while it runs"
+[[ $answer == *"started from $work/elsewhere"*HAWSER_SANDBOX=* ]] || bad "it is not told whose the sandbox is: $answer"
+ok "another working copy's sandbox that runs is left alone"
+kill_members
+refused "$HERE/status.sh" || bad "what another working copy left dead is taken for a sandbox that stands"
+[[ $answer == *"none stands"* ]] || bad "status.sh on what another working copy left: $answer"
+up >"$work/taken" || bad "up does not clear away what another working copy left dead: $(cat "$work/taken")"
+"$HERE/status.sh" >/dev/null || bad "what stands in its place has died: $("$HERE/status.sh")"
+remember
+"$HERE/down.sh" >/dev/null
+nothing_left "after another working copy's dead sandbox was cleared away, and a new one"
 
 echo "sandbox test ok: first_start_and_checks=$((SECONDS - test_began))s warm_start=$(seconds "$warm")s"

@@ -44,8 +44,8 @@ if [[ -z ${HAWSER_SANDBOX_BIN:-} ]]; then
 fi
 built=$(now_ms)
 
-if [[ -z $(members) ]] && ! has_namespace "/run/netns/$NETNS"; then
-  # After a boot, or a first start that was cut short: nothing of what the folders say is so.
+if [[ -z $(members) ]] && { of_another_copy || ! has_namespace "/run/netns/$NETNS"; }; then
+  # After a boot, a first start that was cut short, or what another copy left: nothing of what the folders say is so.
   remove_mounts
   remove_network
   rm -rf --one-file-system "$STATE"

@@ -2,11 +2,12 @@
 # The whole of Hawser in a sandbox of its own: the demo first, then every scenario of tests/system, many at once.
 #
 #   test.sh [TEST...]   some of the tests (all), by parts of their names
-#   HAWSER_SANDBOX        the sandbox's name (system)
+#   HAWSER_SANDBOX        the sandbox's name (system and a number, another for each working copy)
 #   HAWSER_SYSTEM_KEEP    leaves it standing, to look around when something failed
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export HAWSER_SANDBOX=${HAWSER_SANDBOX:-system}
+HAWSER_SANDBOX=${HAWSER_SANDBOX:-system-$(cksum <<<"$PWD" | cut -c1-6)}
+export HAWSER_SANDBOX
 export HAWSER_SANDBOX_INVENTORY=$PWD/e2e/system/inventory.yaml
 state=.cache/sandbox/$HAWSER_SANDBOX
 
