@@ -3,6 +3,7 @@
 #
 #   test.sh [TEST...]   some of the tests (all), by parts of their names
 #   HAWSER_SANDBOX        the sandbox's name (system and a number, another for each working copy)
+#   HAWSER_SYSTEM_AT_ONCE how many run beside each other (8)
 #   HAWSER_SYSTEM_KEEP    leaves it standing, to look around when something failed
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -39,5 +40,14 @@ e2e/sandbox/down.sh
 e2e/sandbox/up.sh
 "${CARGO_TARGET_DIR:-target}/debug/demo"
 began=$SECONDS
-RUST_BACKTRACE=0 cargo test --quiet -p e2e-system --test system -- --test-threads="${HAWSER_SYSTEM_AT_ONCE:-8}" "$@"
+scenarios() { RUST_BACKTRACE=0 cargo test --quiet -p e2e-system --test system -- "$@"; }
+at_once=${HAWSER_SYSTEM_AT_ONCE:-8}
+if (($#)); then
+  scenarios --test-threads="$at_once" "$@"
+else
+  # Those that disturb all others come first, and the others wait for none of them.
+  scenarios --test-threads=1 ::alone::
+  echo "alone: $((SECONDS - began)) s"
+  scenarios --test-threads="$at_once" --skip ::alone::
+fi
 echo "system ok: $((SECONDS - began)) s after the demo"

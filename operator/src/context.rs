@@ -18,7 +18,7 @@ use kube::{
 
 use azure::{Arm, ArmError, disks::Disk};
 
-use crate::{appliance::site::Site, metrics::Metrics};
+use crate::{appliance::site::Site, metrics::Metrics, told::Told};
 
 /// Who writes: the manager of the operator's fields.
 pub const MANAGER: &str = "hawser-operator";
@@ -55,6 +55,8 @@ pub struct Context {
     pub vms: Vec<Store<ReplicatedVM>>,
     /// Managed disks as they were listed last.
     pub disks: DiskLists,
+    /// What vCenters tell.
+    pub told: Told,
     /// Held while a cycle is admitted: two that see the same free slot must not both take it.
     pub admission: tokio::sync::Mutex<()>,
 }

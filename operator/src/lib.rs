@@ -11,5 +11,6 @@ pub mod due;
 pub mod metrics;
 pub mod roles;
 pub mod seeds;
+pub mod told;
 pub mod trouble;
 pub mod vm;

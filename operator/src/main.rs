@@ -29,6 +29,7 @@ use operator::{
     appliance,
     context::{Context, DiskLists, Settings, Sites},
     metrics::Metrics,
+    told::Told,
     trouble::Trouble,
     vm,
 };
@@ -133,6 +134,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         metrics,
         vms: controllers.iter().map(Controller::store).collect(),
         disks: DiskLists::default(),
+        told: Told::default(),
         admission: tokio::sync::Mutex::new(()),
     });
     let end = async move {
@@ -145,13 +147,14 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let mut running: Vec<LocalBoxFuture<'static, ()>> = Vec::new();
     for (scope, controller) in scopes.iter().zip(controllers) {
         let scope = scope.as_deref();
-        let store = controller.store();
+        let (store, store_of_told) = (controller.store(), controller.store());
         let of_appliance = move |appliance: Appliance| {
             let (namespace, name) = (appliance.namespace(), appliance.name_any());
             let refers = |vm: &Arc<ReplicatedVM>| vm.spec.appliance_ref.name == name && vm.namespace() == namespace;
             store.state().iter().filter(|vm| refers(vm)).map(|vm| ObjectRef::from_obj(vm.as_ref())).collect::<Vec<_>>()
         };
         let of_vms = controller
+            .reconcile_on(context.told.wakes(store_of_told))
             .owns(api::<ReplicationCycle>(&client, scope), watcher::Config::default())
             .watches(api::<Appliance>(&client, scope), watcher::Config::default(), of_appliance)
             .graceful_shutdown_on(end.clone())

@@ -3,7 +3,7 @@
 //! It is told of changes (`WaitForUpdatesEx`) instead of asking each VM again and again. What it knows survives the loss of a session, of the
 //! collector's version and of vCenter itself: until everything has been told anew, the last inventory stays, marked as stale.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use crate::{
     classify::{Class, Doing, Verdict, back_off, classify},
     error::Error,
-    fault::Fault,
     methods::properties::{self, Kind, ObjectUpdate, Start, UpdateSet, Wanted},
     model::{
         datastore::Datastore,
@@ -125,20 +124,18 @@ impl Collector {
 
     /// Follows vCenter for ever. Dropping it ends it: what it made at vCenter goes with the session, or with [`Client::logout`].
     pub async fn run(&self) {
-        let mut failures = 0;
+        let (mut failures, mut lost) = (0, false);
         loop {
             let before = self.out.borrow().heard;
-            let error = match self.follow().await {
-                // The session was lost: no trouble if it can be had again, and was of any use.
-                Ok(()) if self.out.borrow().heard != before => {
-                    failures = 0;
-                    continue;
-                }
-                Ok(()) => Error::Fault { method: "WaitForUpdatesEx".into(), fault: Box::new(Fault::of("NotAuthenticated")) },
-                Err(error) => error,
-            };
+            let Err(error) = self.follow().await;
             if self.out.borrow().heard != before {
-                failures = 0;
+                (failures, lost) = (0, false);
+            }
+            // A session or a place in the updates was lost: no trouble if they can be had again.
+            let again = error.is("NotAuthenticated") || error.is("InvalidCollectorVersion");
+            if again && !lost {
+                lost = true;
+                continue;
             }
             let verdict = classify(&error, Doing::Other);
             tracing::warn!(reason = verdict.reason, %error, "the inventory");
@@ -163,8 +160,9 @@ impl Collector {
         });
     }
 
-    /// Follows until the session is lost (`Ok`) or something else goes wrong.
-    async fn follow(&self) -> Result<(), Error> {
+    /// Follows until something goes wrong. Whatever it is, what comes next begins with a filter of its own: what an old one tells to those who
+    /// ask it from the beginning is not the same with every server (govmomi's simulator leaves out what it has told before).
+    async fn follow(&self) -> Result<Infallible, Error> {
         let (service, session) = self.client.session().await?;
         let made = async {
             let manager = service.content.view_manager.as_ref();
@@ -180,18 +178,13 @@ impl Collector {
                 }
             }
         };
-        let (view, filter) = match made.await {
-            Err(error) if error.is("NotAuthenticated") => return Ok(()),
-            result => result?,
-        };
+        let (view, filter) = made.await?;
         let result = self.listen(&service, &session).await;
-        match result {
-            Err(error) if error.is("NotAuthenticated") => Ok(()),
-            result => {
-                self.discard(&service, &session, &[properties::destroy_filter(&filter), properties::destroy_view(&view)]).await;
-                result
-            }
+        // With the session they are gone already.
+        if !result.as_ref().is_err_and(|error| error.is("NotAuthenticated")) {
+            self.discard(&service, &session, &[properties::destroy_filter(&filter), properties::destroy_view(&view)]).await;
         }
+        result
     }
 
     /// Takes things away that would else pile up in the session.
@@ -203,54 +196,37 @@ impl Collector {
         }
     }
 
-    async fn listen(&self, service: &Service, session: &Session) -> Result<(), Error> {
+    async fn listen(&self, service: &Service, session: &Session) -> Result<Infallible, Error> {
         let mut version = String::new();
-        // What is told anew is kept aside until it is complete: nobody shall see an empty vCenter.
+        // What is told is kept aside until it is complete: nobody shall see a part of a vCenter.
         let mut anew = Some(Inventory::default());
-        let mut silent = 0;
         loop {
             let call = properties::wait_for_updates(&service.content.property_collector, &version, WAIT);
             let answer = match self.client.call_in(service, session, &call).await {
-                // The collector has forgotten where we were.
-                Err(error) if error.is("InvalidCollectorVersion") && !version.is_empty() => {
-                    version.clear();
-                    anew = Some(Inventory::default());
-                    continue;
-                }
                 // Somebody has ended the wait, not the filter.
                 Err(error) if error.is("RequestCanceled") => continue,
-                // The filter lives on in the session. What was told and did not arrive is told again to those who begin anew, by every server.
-                Err(Error::Wire(error)) if silent < 3 => {
-                    silent += 1;
-                    version.clear();
-                    anew = Some(Inventory::default());
-                    self.trouble(classify(&Error::Wire(error), Doing::Other));
-                    self.client.clock().sleep(back_off(silent, Duration::from_secs(1), self.longest, 0.5)).await;
-                    continue;
-                }
                 answer => answer?,
             };
-            silent = 0;
             let set = UpdateSet::read(answer)?;
             let now = self.client.clock().now();
-            let truncated = set.as_ref().is_some_and(|set| set.truncated);
-            let mut updates = Vec::new();
-            if let Some(set) = set {
-                version = set.version;
-                updates = set.updates;
-            }
-            match &mut anew {
-                Some(inventory) => {
-                    updates.into_iter().for_each(|update| inventory.apply(update));
-                    if !truncated {
+            match (&mut anew, set) {
+                // A wait that ended without news, and without everything having been told.
+                (Some(_), None) => {}
+                (Some(inventory), Some(set)) => {
+                    version = set.version;
+                    set.updates.into_iter().for_each(|update| inventory.apply(update));
+                    if !set.truncated {
                         let mut inventory = anew.take().unwrap_or_default();
                         inventory.heard = Some(now);
                         self.out.send_replace(Arc::new(inventory));
                     }
                 }
-                None => self.out.send_modify(|inventory| {
+                (None, set) => self.out.send_modify(|inventory| {
                     let inventory = Arc::make_mut(inventory);
-                    updates.into_iter().for_each(|update| inventory.apply(update));
+                    if let Some(set) = set {
+                        version = set.version;
+                        set.updates.into_iter().for_each(|update| inventory.apply(update));
+                    }
                     inventory.heard = Some(now);
                     inventory.trouble = None;
                 }),

@@ -67,7 +67,8 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
     }
     let inputs = gather::gather(&context.client, &namespace, &appliance).await;
     let before = context.sites.get(&namespace, &name);
-    let site = Arc::new(Site::build(inputs, before.as_deref(), &context.clock).await);
+    let tell = |inventory| context.told.clone().follow(namespace.clone(), name.clone(), inventory);
+    let site = Arc::new(Site::build(inputs, before.as_deref(), &context.clock, tell).await);
     context.sites.put(&namespace, &name, site.clone());
     let old = appliance.status.clone().unwrap_or_default();
     let ((mut findings, vcenter), azure, log, workers) = tokio::join!(

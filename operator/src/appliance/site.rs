@@ -88,9 +88,17 @@ pub struct Site {
 }
 
 impl Site {
-    /// Builds what has to be, and keeps what can be kept.
-    pub async fn build(inputs: Inputs, before: Option<&Self>, clock: &Arc<dyn Clock>) -> Self {
-        let vcenter = vcenter(&inputs, before.and_then(|site| site.vcenter.as_ref().ok()), clock).await;
+    /// Builds what has to be, and keeps what can be kept. `follow` goes with an inventory.
+    pub async fn build<F>(
+        inputs: Inputs,
+        before: Option<&Self>,
+        clock: &Arc<dyn Clock>,
+        follow: impl FnOnce(watch::Receiver<Arc<Inventory>>) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let vcenter = vcenter(&inputs, before.and_then(|site| site.vcenter.as_ref().ok()), clock, follow).await;
         let target = target(&inputs, before.and_then(|site| site.target.as_ref().ok()), clock);
         Self { spec: inputs.spec, vcenter, target }
     }
@@ -112,7 +120,15 @@ impl Site {
     }
 }
 
-async fn vcenter(inputs: &Inputs, before: Option<&Arc<VCenter>>, clock: &Arc<dyn Clock>) -> Result<Arc<VCenter>, Trouble> {
+async fn vcenter<F>(
+    inputs: &Inputs,
+    before: Option<&Arc<VCenter>>,
+    clock: &Arc<dyn Clock>,
+    follow: impl FnOnce(watch::Receiver<Arc<Inventory>>) -> F,
+) -> Result<Arc<VCenter>, Trouble>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let trust = inputs.vcenter_trust.clone()?;
     let (credentials, version) = inputs.vcenter.clone()?;
     let url = inputs.spec.vcenter.url.clone();
@@ -131,6 +147,9 @@ async fn vcenter(inputs: &Inputs, before: Option<&Arc<VCenter>>, clock: &Arc<dyn
     let client = Client::new(&url, &trust, credentials, clock.clone())?;
     let collector = Collector::new(client.clone());
     let inventory = collector.inventory();
+    let follows = follow(inventory.clone());
+    // The one ends with the other, when the inventory's sender goes.
+    tokio::spawn(follows);
     let collector = tokio::spawn(async move { collector.run().await });
     Ok(Arc::new(VCenter { client, inventory, url, trust, tried: Mutex::new(version), collector }))
 }

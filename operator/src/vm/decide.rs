@@ -33,7 +33,7 @@ pub const NOW: Duration = Duration::from_millis(50);
 pub const SOON: Duration = Duration::from_secs(5);
 /// While a person has to do something; what is watched wakes sooner.
 pub const LATER: Duration = Duration::from_secs(30);
-/// The longest time between two looks: nobody tells of a seed disk that was deleted, or of a disk that the VM was given.
+/// The longest time between two looks: nobody tells of a seed disk that was deleted.
 pub const IDLE: Duration = Duration::from_secs(120);
 /// The most that is kept of each: cycles that succeeded, and cycles that did not.
 const HISTORY: usize = 5;

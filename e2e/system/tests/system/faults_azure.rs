@@ -212,56 +212,60 @@ async fn a_write_that_lands_after_its_successors_is_refused_or_its_cycle_is_lost
     none_failed(&ignores).await;
 }
 
-#[tokio::test]
-async fn a_log_store_that_is_gone_for_a_minute_is_waited_for_in_transfer_and_in_apply() {
-    let (world, _gate) = alone().await;
-    let minute = Duration::from_secs(60);
-    let slow = Fate::slow_reads(&world, "log-outage", 1500).await.unwrap();
-    let replica = Replica::apply(&world, "log-outage", "").await.unwrap();
-    let diary = Diary::keep(&replica, APPLIANCE);
-    replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
-    let began = wait::now();
-    let gone = Fate::end(&world, "azurite").await.unwrap();
-    slow.mend().await.unwrap();
-    let told = diary.tells("LogStoreUnreachable", &["log store"], PATIENCE).await.unwrap();
-    println!("{told:?} after {:?}", began.elapsed());
-    wait::until("the cycle, the VM and the appliance say so", minute, async || {
-        let all = diary.all();
-        let missing: Vec<_> = [("log-outage-1", "Transferred"), ("log-outage", "Replicating"), ("site-a", "LogStoreReachable")]
-            .into_iter()
-            .filter(|(of, condition)| {
-                !all.iter().any(|it| it.of == *of && it.condition == *condition && it.reason == "LogStoreUnreachable")
-            })
-            .collect();
-        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} of {all:#?}")) }
-    })
-    .await
-    .unwrap();
-    wait::pause(minute.saturating_sub(began.elapsed())).await;
-    gone.mend().await.unwrap();
+mod alone {
+    use super::*;
 
-    // Slow enough that the next outage meets it in its midst.
-    let effect = json!({ "kind": "delay", "seconds": 2.0 });
-    let slow = wait::until("the seeds are known again", PATIENCE, async || {
-        let id = replica.id().await?;
-        let ledger = world.log.ledger(id).await?.ok_or("no ledger")?;
-        Ok(ledger.seeds[&blocklog::ids::DiskKey(2000)].id.clone())
-    });
-    let disk = slow.await.unwrap();
-    let slow = Fate::disk(&world, json!({ "disk": disk, "operation": "PutPage", "effect": effect })).await.unwrap();
-    wait::until("the log is being applied", PATIENCE, async || {
-        let ledger = world.log.ledger(replica.id().await?).await?.ok_or("no ledger")?;
-        if ledger.writing { Ok(()) } else { Err(replica.story().await?) }
-    })
-    .await
-    .unwrap();
-    // This time it does not refuse: it is silent.
-    let began = wait::now();
-    let silent = Fate::freeze(&world, "azurite").unwrap();
-    slow.mend().await.unwrap();
-    wait::pause(minute.saturating_sub(began.elapsed())).await;
-    silent.mend().await.unwrap();
-    replica.succeeded(2, PATIENCE).await.unwrap();
-    assert_eq!(replica.equal_now().await.unwrap(), 2);
-    none_failed(&replica).await;
+    #[tokio::test]
+    async fn a_log_store_that_is_gone_for_a_minute_is_waited_for_in_transfer_and_in_apply() {
+        let (world, _gate) = alone().await;
+        let minute = Duration::from_secs(60);
+        let slow = Fate::slow_reads(&world, "log-outage", 1500).await.unwrap();
+        let replica = Replica::apply(&world, "log-outage", "").await.unwrap();
+        let diary = Diary::keep(&replica, APPLIANCE);
+        replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+        let began = wait::now();
+        let gone = Fate::end(&world, "azurite").await.unwrap();
+        slow.mend().await.unwrap();
+        let told = diary.tells("LogStoreUnreachable", &["log store"], PATIENCE).await.unwrap();
+        println!("{told:?} after {:?}", began.elapsed());
+        wait::until("the cycle, the VM and the appliance say so", minute, async || {
+            let all = diary.all();
+            let missing: Vec<_> = [("log-outage-1", "Transferred"), ("log-outage", "Replicating"), ("site-a", "LogStoreReachable")]
+                .into_iter()
+                .filter(|(of, condition)| {
+                    !all.iter().any(|it| it.of == *of && it.condition == *condition && it.reason == "LogStoreUnreachable")
+                })
+                .collect();
+            if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} of {all:#?}")) }
+        })
+        .await
+        .unwrap();
+        wait::pause(minute.saturating_sub(began.elapsed())).await;
+        gone.mend().await.unwrap();
+
+        // Slow enough that the next outage meets it in its midst.
+        let effect = json!({ "kind": "delay", "seconds": 2.0 });
+        let slow = wait::until("the seeds are known again", PATIENCE, async || {
+            let id = replica.id().await?;
+            let ledger = world.log.ledger(id).await?.ok_or("no ledger")?;
+            Ok(ledger.seeds[&blocklog::ids::DiskKey(2000)].id.clone())
+        });
+        let disk = slow.await.unwrap();
+        let slow = Fate::disk(&world, json!({ "disk": disk, "operation": "PutPage", "effect": effect })).await.unwrap();
+        wait::until("the log is being applied", PATIENCE, async || {
+            let ledger = world.log.ledger(replica.id().await?).await?.ok_or("no ledger")?;
+            if ledger.writing { Ok(()) } else { Err(replica.story().await?) }
+        })
+        .await
+        .unwrap();
+        // This time it does not refuse: it is silent.
+        let began = wait::now();
+        let silent = Fate::freeze(&world, "azurite").unwrap();
+        slow.mend().await.unwrap();
+        wait::pause(minute.saturating_sub(began.elapsed())).await;
+        silent.mend().await.unwrap();
+        replica.succeeded(2, PATIENCE).await.unwrap();
+        assert_eq!(replica.equal_now().await.unwrap(), 2);
+        none_failed(&replica).await;
+    }
 }

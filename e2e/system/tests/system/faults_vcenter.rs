@@ -20,35 +20,39 @@ async fn none_failed(replica: &Replica) {
     assert!(cycles.iter().all(|cycle| phase(cycle) == Some(CyclePhase::Succeeded)), "{}", replica.story().await.unwrap());
 }
 
-#[tokio::test]
-async fn a_vcenter_that_answers_503_is_waited_for_before_a_cycle_and_in_its_midst() {
-    let replica = {
-        let (world, _gate) = beside_others().await;
-        replicated(&world, "vc-503").await
-    };
-    let (world, _gate) = alone().await;
-    let diary = Diary::keep(&replica, APPLIANCE);
-    let everything = json!({ "method": "*", "on": "http", "status": 503 });
+mod alone {
+    use super::*;
 
-    let outage = Fate::vcenter(&world, everything.clone()).await.unwrap();
-    replica.sync_now("into-the-outage").await.unwrap();
-    // Whether the cycle began before the appliance was looked at is a matter of seconds; either says what it waits for.
-    diary.tells("Unreachable", &["503", "tried again", "vCenter's services"], PATIENCE).await.unwrap();
-    outage.mend().await.unwrap();
-    replica.sync("into-the-outage", PATIENCE).await.unwrap();
+    #[tokio::test]
+    async fn a_vcenter_that_answers_503_is_waited_for_before_a_cycle_and_in_its_midst() {
+        let replica = {
+            let (world, _gate) = beside_others().await;
+            replicated(&world, "vc-503").await
+        };
+        let (world, _gate) = alone().await;
+        let diary = Diary::keep(&replica, APPLIANCE);
+        let everything = json!({ "method": "*", "on": "http", "status": 503 });
 
-    world.vcenter.write(&replica.name, 2000, 0, 16 * MIB, 31).await.unwrap();
-    let slow = Fate::slow_reads(&world, &replica.name, 1500).await.unwrap();
-    replica.sync_now("in-the-midst").await.unwrap();
-    replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
-    let outage = Fate::vcenter(&world, everything).await.unwrap();
-    let told = diary.tells("SourceUnreachable", &["503", "tried again", "vCenter's services"], PATIENCE).await.unwrap();
-    assert_eq!(told.condition, "Transferred", "{told:?}");
-    slow.mend().await.unwrap();
-    outage.mend().await.unwrap();
-    replica.sync("in-the-midst", PATIENCE).await.unwrap();
-    assert_eq!(replica.equal_now().await.unwrap(), 2);
-    none_failed(&replica).await;
+        let outage = Fate::vcenter(&world, everything.clone()).await.unwrap();
+        replica.sync_now("into-the-outage").await.unwrap();
+        // Whether the cycle began before the appliance was looked at is a matter of seconds; either says what it waits for.
+        diary.tells("Unreachable", &["503", "tried again", "vCenter's services"], PATIENCE).await.unwrap();
+        outage.mend().await.unwrap();
+        replica.sync("into-the-outage", PATIENCE).await.unwrap();
+
+        world.vcenter.write(&replica.name, 2000, 0, 16 * MIB, 31).await.unwrap();
+        let slow = Fate::slow_reads(&world, &replica.name, 1500).await.unwrap();
+        replica.sync_now("in-the-midst").await.unwrap();
+        replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+        let outage = Fate::vcenter(&world, everything).await.unwrap();
+        let told = diary.tells("SourceUnreachable", &["503", "tried again", "vCenter's services"], PATIENCE).await.unwrap();
+        assert_eq!(told.condition, "Transferred", "{told:?}");
+        slow.mend().await.unwrap();
+        outage.mend().await.unwrap();
+        replica.sync("in-the-midst", PATIENCE).await.unwrap();
+        assert_eq!(replica.equal_now().await.unwrap(), 2);
+        none_failed(&replica).await;
+    }
 }
 
 #[tokio::test]

@@ -69,36 +69,40 @@ async fn images(world: &World, labels: &str) -> Result<BTreeMap<String, String>>
     Ok(pods.items.into_iter().filter_map(image).collect())
 }
 
-#[tokio::test]
-async fn an_upgrade_of_operator_and_workers_loses_no_cycle() {
-    let (world, _gate) = alone().await;
-    let replica = replicated(&world, "upgrade").await;
-    for image in ["operator", "worker"] {
-        world.sandbox.tag(&format!("hawser.dev/{image}:dev"), &format!("hawser.dev/{image}:next")).await.unwrap();
+mod alone {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upgrade_of_operator_and_workers_loses_no_cycle() {
+        let (world, _gate) = alone().await;
+        let replica = replicated(&world, "upgrade").await;
+        for image in ["operator", "worker"] {
+            world.sandbox.tag(&format!("hawser.dev/{image}:dev"), &format!("hawser.dev/{image}:next")).await.unwrap();
+        }
+        world.vcenter.write(&replica.name, 2000, 0, 24 * MIB, 31).await.unwrap();
+        let vm = world.vcenter.vm(&replica.name).await.unwrap();
+        // Some of it is in the log, and the rest waits until all is upgraded.
+        let stall = world.vcenter.read_fault(json!({ "op": "read", "vm": vm.mo_ref, "skip": 6, "stall": true })).await.unwrap();
+        replica.sync_now("upgrade").await.unwrap();
+        let outcome = upgraded(&replica).await;
+        let _ = world.vcenter.mend_read(stall).await;
+        let done = async {
+            let first = outcome?;
+            let cycles = replica.succeeded(3, PATIENCE).await?;
+            let equal = replica.equal_now().await?;
+            Ok::<_, String>((first, cycles, equal))
+        };
+        let done = done.await;
+        chart(&world.sandbox, &[]).await.unwrap();
+        ready(&world.sandbox, NAMESPACE, APPLIANCE, PATIENCE).await.unwrap();
+        let (first, cycles, equal) = done.unwrap();
+        assert_eq!(numbers(&cycles), [1, 2, 3], "none doubled, none lost");
+        assert!(cycles.iter().all(|cycle| phase(cycle) == Some(CyclePhase::Succeeded)));
+        let source = cycles[2].status.clone().unwrap().source.unwrap();
+        assert_ne!(source.worker.as_ref(), Some(&first), "handed over");
+        assert!(source.epoch > Some(1), "its successor went on, in an epoch of its own: {source:?}");
+        assert_eq!(equal, 2);
     }
-    world.vcenter.write(&replica.name, 2000, 0, 24 * MIB, 31).await.unwrap();
-    let vm = world.vcenter.vm(&replica.name).await.unwrap();
-    // Some of it is in the log, and the rest waits until all is upgraded.
-    let stall = world.vcenter.read_fault(json!({ "op": "read", "vm": vm.mo_ref, "skip": 6, "stall": true })).await.unwrap();
-    replica.sync_now("upgrade").await.unwrap();
-    let outcome = upgraded(&replica).await;
-    let _ = world.vcenter.mend_read(stall).await;
-    let done = async {
-        let first = outcome?;
-        let cycles = replica.succeeded(3, PATIENCE).await?;
-        let equal = replica.equal_now().await?;
-        Ok::<_, String>((first, cycles, equal))
-    };
-    let done = done.await;
-    chart(&world.sandbox, &[]).await.unwrap();
-    ready(&world.sandbox, NAMESPACE, APPLIANCE, PATIENCE).await.unwrap();
-    let (first, cycles, equal) = done.unwrap();
-    assert_eq!(numbers(&cycles), [1, 2, 3], "none doubled, none lost");
-    assert!(cycles.iter().all(|cycle| phase(cycle) == Some(CyclePhase::Succeeded)));
-    let source = cycles[2].status.clone().unwrap().source.unwrap();
-    assert_ne!(source.worker.as_ref(), Some(&first), "handed over");
-    assert!(source.epoch > Some(1), "its successor went on, in an epoch of its own: {source:?}");
-    assert_eq!(equal, 2);
 }
 
 /// Upgrades first the operators, then the workers, while the cycle transfers; gives the gateway that began it.

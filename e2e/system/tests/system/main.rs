@@ -1,7 +1,7 @@
 //! End to end, in a sandbox that stands and has Hawser in it: `scripts/e2e.sh system`. The demo is the first test; these come after it.
 //!
 //! Each test has a VM of its own, and they run beside each other. What strikes all of them (an operator that is killed, a vCenter that does
-//! not answer) holds the [`Gate`] alone.
+//! not answer) holds the [`Gate`] alone, and is in a module `alone`: so `test.sh` can run these first, and nobody waits at the gate.
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
 mod changes;

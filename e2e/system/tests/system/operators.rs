@@ -166,46 +166,50 @@ async fn at_each(replica: &Replica, steps: &[Step], ends: &mut impl Iterator<Ite
     }
 }
 
-#[tokio::test]
-async fn an_operator_that_dies_at_each_step_does_nothing_twice() {
-    let (world, _gate) = alone().await;
-    Pod::ready(&world, OPERATORS, 2, PATIENCE).await.unwrap();
-    let mut workers_before = Pod::all(&world, &workers("site-a", "gateway")).await.unwrap();
-    workers_before.extend(Pod::all(&world, &workers("site-a", "applier")).await.unwrap());
-    let mut ends = ENDS.into_iter().cycle();
-    let replica = Replica::apply(&world, "kill-operator", "").await.unwrap();
-    at_each(&replica, &FIRST, &mut ends).await;
-    let all = replica.succeeded(2, PATIENCE).await.unwrap();
-    assert_eq!(all.len(), 2);
-    assert_eq!(replica.equal_now().await.unwrap(), 2);
-    let (incarnation, made) = (replica.object().await.unwrap().status.unwrap().incarnation, seeds(&replica).await);
+mod alone {
+    use super::*;
 
-    world.vcenter.write(&replica.name, 2000, 2 * MIB, 2 * MIB, 61).await.unwrap();
-    world.vcenter.write(&replica.name, 2001, 20 * MIB, MIB, 62).await.unwrap();
-    replica.sync_now("struck").await.unwrap();
-    at_each(&replica, &DELTA, &mut ends).await;
-    replica.sync("struck", PATIENCE).await.unwrap();
-    Pod::ready(&world, OPERATORS, 2, PATIENCE).await.unwrap();
+    #[tokio::test]
+    async fn an_operator_that_dies_at_each_step_does_nothing_twice() {
+        let (world, _gate) = alone().await;
+        Pod::ready(&world, OPERATORS, 2, PATIENCE).await.unwrap();
+        let mut workers_before = Pod::all(&world, &workers("site-a", "gateway")).await.unwrap();
+        workers_before.extend(Pod::all(&world, &workers("site-a", "applier")).await.unwrap());
+        let mut ends = ENDS.into_iter().cycle();
+        let replica = Replica::apply(&world, "kill-operator", "").await.unwrap();
+        at_each(&replica, &FIRST, &mut ends).await;
+        let all = replica.succeeded(2, PATIENCE).await.unwrap();
+        assert_eq!(all.len(), 2);
+        assert_eq!(replica.equal_now().await.unwrap(), 2);
+        let (incarnation, made) = (replica.object().await.unwrap().status.unwrap().incarnation, seeds(&replica).await);
 
-    assert_eq!(replica.equal_now().await.unwrap(), 2);
-    assert_eq!((made.len(), &made), (2, &seeds(&replica).await), "one set of seeds");
-    assert_eq!(replica.object().await.unwrap().status.unwrap().incarnation, incarnation);
-    // Each cycle once, and each run once: no gateway had to begin again for it.
-    let all = replica.cycles().await.unwrap();
-    let epoch = |one: &ReplicationCycle| one.status.as_ref()?.source.as_ref()?.epoch;
-    let seen: Vec<_> = all.iter().map(|one| (one.spec.cycle, phase(one), epoch(one))).collect();
-    let wanted: Vec<_> = (1..=3).map(|number| (number, Some(CyclePhase::Succeeded), Some(1))).collect();
-    assert_eq!(seen, wanted);
-    // What cycles leave in the log is gone with them.
-    let id = replica.id().await.unwrap();
-    wait::until("the log is cleaned up", PATIENCE, async || {
-        let blobs = world.log.blobs(id).await?;
-        let left: Vec<_> = blobs.iter().filter(|name| name.ends_with(".seg") || name.ends_with("/state")).collect();
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    })
-    .await
-    .unwrap();
-    let mut workers_after = Pod::all(&world, &workers("site-a", "gateway")).await.unwrap();
-    workers_after.extend(Pod::all(&world, &workers("site-a", "applier")).await.unwrap());
-    assert_eq!(workers_after, workers_before, "the workers have noticed nothing");
+        world.vcenter.write(&replica.name, 2000, 2 * MIB, 2 * MIB, 61).await.unwrap();
+        world.vcenter.write(&replica.name, 2001, 20 * MIB, MIB, 62).await.unwrap();
+        replica.sync_now("struck").await.unwrap();
+        at_each(&replica, &DELTA, &mut ends).await;
+        replica.sync("struck", PATIENCE).await.unwrap();
+        Pod::ready(&world, OPERATORS, 2, PATIENCE).await.unwrap();
+
+        assert_eq!(replica.equal_now().await.unwrap(), 2);
+        assert_eq!((made.len(), &made), (2, &seeds(&replica).await), "one set of seeds");
+        assert_eq!(replica.object().await.unwrap().status.unwrap().incarnation, incarnation);
+        // Each cycle once, and each run once: no gateway had to begin again for it.
+        let all = replica.cycles().await.unwrap();
+        let epoch = |one: &ReplicationCycle| one.status.as_ref()?.source.as_ref()?.epoch;
+        let seen: Vec<_> = all.iter().map(|one| (one.spec.cycle, phase(one), epoch(one))).collect();
+        let wanted: Vec<_> = (1..=3).map(|number| (number, Some(CyclePhase::Succeeded), Some(1))).collect();
+        assert_eq!(seen, wanted);
+        // What cycles leave in the log is gone with them.
+        let id = replica.id().await.unwrap();
+        wait::until("the log is cleaned up", PATIENCE, async || {
+            let blobs = world.log.blobs(id).await?;
+            let left: Vec<_> = blobs.iter().filter(|name| name.ends_with(".seg") || name.ends_with("/state")).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        })
+        .await
+        .unwrap();
+        let mut workers_after = Pod::all(&world, &workers("site-a", "gateway")).await.unwrap();
+        workers_after.extend(Pod::all(&world, &workers("site-a", "applier")).await.unwrap());
+        assert_eq!(workers_after, workers_before, "the workers have noticed nothing");
+    }
 }

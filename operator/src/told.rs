@@ -1,0 +1,171 @@
+//! What vCenter tells of a VM has its ReplicatedVM looked at: a disk that was added need not wait for the next look.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crds::ReplicatedVM;
+use futures::{Stream, stream};
+use kube::{
+    ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::sync::{broadcast, watch};
+use uuid::Uuid;
+use vsphere::{MoRef, collector::Inventory};
+
+/// VMs that have come, gone or changed, with their instance UUIDs.
+type Changed = BTreeMap<MoRef, Option<Uuid>>;
+
+/// What an appliance's vCenter told.
+#[derive(Debug, Clone)]
+struct News {
+    namespace: String,
+    appliance: String,
+    vms: Arc<Changed>,
+}
+
+impl News {
+    /// Whether it is about the VM that is meant; one that was not found yet may be any.
+    fn concern(&self, object: &ReplicatedVM) -> bool {
+        let known = object.status.as_ref().and_then(|status| status.vm.as_ref());
+        let told = |(reference, uuid): (&MoRef, &Option<Uuid>)| {
+            known.is_none_or(|known| {
+                known.mo_ref == reference.id() || uuid.is_some_and(|uuid| Uuid::parse_str(&known.instance_uuid) == Ok(uuid))
+            })
+        };
+        object.spec.appliance_ref.name == self.appliance
+            && object.namespace().as_deref() == Some(&self.namespace)
+            && self.vms.iter().any(told)
+    }
+}
+
+/// Takes what all vCenters tell to those who want to know.
+#[derive(Debug, Clone)]
+pub struct Told(broadcast::Sender<News>);
+
+impl Default for Told {
+    fn default() -> Self {
+        // Whoever misses some looks at the next interval, as if nobody told.
+        Self(broadcast::Sender::new(256))
+    }
+}
+
+impl Told {
+    /// Follows the inventory of an appliance's vCenter, for as long as there is one.
+    pub async fn follow(self, namespace: String, appliance: String, mut inventory: watch::Receiver<Arc<Inventory>>) {
+        let mut before = Arc::default();
+        loop {
+            let now = inventory.borrow_and_update().clone();
+            let vms = changed(&before, &now);
+            if !vms.is_empty() {
+                // Nobody listens while the operator ends.
+                let _ = self.0.send(News { namespace: namespace.clone(), appliance: appliance.clone(), vms: Arc::new(vms) });
+            }
+            before = now;
+            if inventory.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The ReplicatedVMs of a store that something is told of.
+    pub fn wakes(&self, vms: Store<ReplicatedVM>) -> impl Stream<Item = ObjectRef<ReplicatedVM>> + Send + 'static {
+        let batches = stream::unfold((self.0.subscribe(), vms), async |(mut news, vms)| {
+            let meant: Vec<_> = loop {
+                match news.recv().await {
+                    Ok(news) => {
+                        let all = vms.state();
+                        break all.iter().filter(|vm| news.concern(vm)).map(|vm| ObjectRef::from_obj(vm.as_ref())).collect();
+                    }
+                    Err(broadcast::error::RecvError::Lagged(missed)) => tracing::debug!(missed, "what vCenter told"),
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            };
+            Some((stream::iter(meant), (news, vms)))
+        });
+        futures::StreamExt::flatten(batches)
+    }
+}
+
+/// The VMs that are not what they were.
+fn changed(before: &Inventory, now: &Inventory) -> Changed {
+    let differs = |reference: &MoRef| match (before.vms.get(reference), now.vms.get(reference)) {
+        (Some(old), Some(new)) => !Arc::ptr_eq(old, new) && old != new,
+        _ => true,
+    };
+    // Of one that is in both what it is now counts.
+    before.vms.iter().chain(&now.vms).filter(|(reference, _)| differs(reference)).map(|(of, vm)| (of.clone(), vm.instance_uuid)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use kube::runtime::{reflector::store, watcher::Event};
+    use serde_json::json;
+    use vsphere::model::vm::Vm;
+
+    use super::*;
+
+    fn vm(uuid: u128, name: &str) -> Arc<Vm> {
+        Arc::new(Vm { instance_uuid: Some(Uuid::from_u128(uuid)), name: name.into(), ..Vm::default() })
+    }
+
+    fn inventory(vms: &[(&str, &Arc<Vm>)]) -> Arc<Inventory> {
+        let vms = vms.iter().map(|(id, vm)| (MoRef::vm((*id).to_owned()), (*vm).clone())).collect();
+        Arc::new(Inventory { vms, ..Inventory::default() })
+    }
+
+    fn object(name: &str, appliance: &str, known: Option<(&str, u128)>) -> ReplicatedVM {
+        let known = known.map(
+            |(mo_ref, uuid)| json!({ "name": name, "moRef": mo_ref, "vcenterUuid": "", "instanceUuid": Uuid::from_u128(uuid).to_string() }),
+        );
+        serde_json::from_value(json!({
+            "apiVersion": "hawser.dev/v1alpha1", "kind": "ReplicatedVM",
+            "metadata": { "name": name, "namespace": "apps" },
+            "spec": { "applianceRef": { "name": appliance }, "vm": { "moRef": "vm-1" } },
+            "status": { "vm": known },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_came_went_or_changed_is_told_and_nothing_else() {
+        let (same, old, new) = (vm(1, "same"), vm(2, "old"), vm(2, "new"));
+        let before = inventory(&[("vm-1", &same), ("vm-2", &old), ("vm-3", &vm(3, "goes"))]);
+        let now = inventory(&[("vm-1", &vm(1, "same")), ("vm-2", &new), ("vm-4", &vm(4, "comes"))]);
+        let told: Vec<_> = changed(&before, &now).into_keys().map(|reference| reference.id().to_owned()).collect();
+        assert_eq!(told, ["vm-2", "vm-3", "vm-4"]);
+        assert!(changed(&now, &now).is_empty());
+    }
+
+    #[tokio::test]
+    async fn those_are_woken_that_mean_the_vm_and_those_that_have_found_none() {
+        let (reader, mut writer) = store::store();
+        writer.apply_watcher_event(&Event::Init);
+        for one in [
+            object("same-ref", "site-a", Some(("vm-2", 9))),
+            object("registered-anew", "site-a", Some(("vm-8", 2))),
+            object("not-found", "site-a", None),
+            object("another", "site-a", Some(("vm-1", 1))),
+            object("elsewhere", "site-b", Some(("vm-2", 2))),
+        ] {
+            writer.apply_watcher_event(&Event::InitApply(one));
+        }
+        writer.apply_watcher_event(&Event::InitDone);
+        let told = Told::default();
+        let woken = told.wakes(reader);
+        let (out, inventories) = watch::channel(inventory(&[("vm-1", &vm(1, "a"))]));
+        let follows = tokio::spawn(told.follow("apps".into(), "site-a".into(), inventories));
+        // The first that is known of wakes those of vm-1, and the one that looks for its VM.
+        let mut woken = Box::pin(woken.map(|it| it.name));
+        let mut first = [woken.next().await.unwrap(), woken.next().await.unwrap()];
+        first.sort();
+        assert_eq!(first, ["another", "not-found"]);
+        out.send_replace(inventory(&[("vm-1", &vm(1, "a")), ("vm-2", &vm(2, "b"))]));
+        let mut second = [woken.next().await.unwrap(), woken.next().await.unwrap(), woken.next().await.unwrap()];
+        second.sort();
+        assert_eq!(second, ["not-found", "registered-anew", "same-ref"]);
+        drop(out);
+        follows.await.unwrap();
+        assert_eq!(woken.next().await, None, "nothing else was told");
+    }
+}
