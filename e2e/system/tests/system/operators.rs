@@ -3,6 +3,7 @@
 
 use crds::{ReplicationCycle, replication_cycle::SnapshotState};
 use system::{
+    install::APPLIANCE,
     pods::{self, OPERATORS, Pod, workers},
     vm::{Replica, phase},
     wait,
@@ -166,6 +167,14 @@ async fn at_each(replica: &Replica, steps: &[Step], ends: &mut impl Iterator<Ite
     }
 }
 
+/// The shared appliance's workers, but for those that are on their way out or in.
+async fn all_workers(world: &World) -> Vec<Pod> {
+    let mut all = Pod::all(world, &workers(APPLIANCE, "gateway")).await.unwrap();
+    all.extend(Pod::all(world, &workers(APPLIANCE, "applier")).await.unwrap());
+    all.retain(|pod| pod.ready);
+    all
+}
+
 mod alone {
     use super::*;
 
@@ -173,8 +182,7 @@ mod alone {
     async fn an_operator_that_dies_at_each_step_does_nothing_twice() {
         let (world, _gate) = alone().await;
         Pod::ready(&world, OPERATORS, 2, PATIENCE).await.unwrap();
-        let mut workers_before = Pod::all(&world, &workers("site-a", "gateway")).await.unwrap();
-        workers_before.extend(Pod::all(&world, &workers("site-a", "applier")).await.unwrap());
+        let workers_before = all_workers(&world).await;
         let mut ends = ENDS.into_iter().cycle();
         let replica = Replica::apply(&world, "kill-operator", "").await.unwrap();
         at_each(&replica, &FIRST, &mut ends).await;
@@ -208,8 +216,7 @@ mod alone {
         })
         .await
         .unwrap();
-        let mut workers_after = Pod::all(&world, &workers("site-a", "gateway")).await.unwrap();
-        workers_after.extend(Pod::all(&world, &workers("site-a", "applier")).await.unwrap());
+        let workers_after = all_workers(&world).await;
         assert_eq!(workers_after, workers_before, "the workers have noticed nothing");
     }
 }
