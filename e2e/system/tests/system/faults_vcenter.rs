@@ -90,6 +90,14 @@ async fn tasks_that_fail_are_tried_again_and_slow_ones_are_waited_for() {
 
     let failed = diary.tells("TaskFailed", &["CreateSnapshotEx_Task", "Operation timed out", "tried again"], PATIENCE).await.unwrap();
     assert_eq!((failed.condition.as_str(), failed.status.as_str()), ("Transferred", "Unknown"));
+    // Who looks at the VM alone is told, too.
+    wait::until("the VM repeats what its gateway says", PATIENCE, async || {
+        let repeats = |entry: &system::diary::Entry| entry.of == vm && entry.condition == "Replicating" && entry.reason == "TaskFailed";
+        let all = diary.all();
+        if all.iter().any(repeats) { Ok(()) } else { Err(format!("{all:#?}")) }
+    })
+    .await
+    .unwrap();
     let half = wait::until("the task is told, and how far it is", PATIENCE, async || {
         let cycle = replica.cycles().await?.pop().ok_or("no cycle")?;
         let tasks = cycle.status.and_then(|status| status.source).map(|source| source.tasks).unwrap_or_default();

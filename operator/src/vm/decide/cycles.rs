@@ -18,7 +18,10 @@ pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
                 return Some(end);
             }
             match cycle.object.spec.worker.as_deref().filter(|worker| seen.alive(worker)) {
-                Some(worker) => runs(said, &name, &format!("runs on {worker}")),
+                Some(worker) => match held_up(cycle, C::Transferred) {
+                    Some(by) => waits(said, by, &name, &format!("waits on {worker}")),
+                    None => runs(said, &name, &format!("runs on {worker}")),
+                },
                 None => no_gateway(seen, said),
             }
             Some((Step::None, SOON))
@@ -36,6 +39,24 @@ fn runs(said: &mut Said, name: &str, how: &str) {
     said.findings.push(Finding::holds(C::Replicating, Reason::CycleRunning, format!("{name} {how}")));
 }
 
+/// What a gateway says that keeps it from going on: all but what it is at.
+fn held_up(cycle: &CycleSeen, of: C) -> Option<(Reason, &str)> {
+    let conditions = &cycle.object.status.as_ref()?.conditions;
+    let condition = crds::conditions::get(conditions, of).filter(|condition| condition.status != Status::True.as_str())?;
+    let reason = Reason::from_word(&condition.reason)?;
+    let at_work = matches!(
+        reason,
+        Reason::Pending | Reason::TakingSnapshot | Reason::Transferring | Reason::RemovingSnapshot | Reason::Consolidating
+    );
+    (!at_work).then_some((reason, condition.message.as_str()))
+}
+
+/// A cycle that waits for something else than its turn.
+fn waits(said: &mut Said, (reason, message): (Reason, &str), name: &str, how: &str) {
+    said.findings.push(Finding::open(C::Replicating, reason, format!("{name} {how}: {message}")));
+    said.waiting = Some(waits_for(reason, Some(name.to_owned())));
+}
+
 fn no_gateway(seen: &Observed, said: &mut Said) {
     let name = seen.object.spec.appliance_ref.name.clone();
     stands_still(said, Reason::PodsNotReady, format!("no gateway of the appliance {name} is ready"));
@@ -51,10 +72,7 @@ fn apply(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
     let seen = pass.seen;
     let Some((cycle, name)) = object(pass, of) else { return make_cycle(pass, said, of) };
     match hindrance(pass, cycle) {
-        Some(applied) => {
-            said.findings.push(Finding::open(C::Replicating, applied.reason, format!("{name} is not applied yet: {}", applied.message)));
-            said.waiting = Some(waits_for(applied.reason, Some(name.clone())));
-        }
+        Some(applied) => waits(said, (applied.reason, &applied.message), &name, "is not applied yet"),
         None => runs(said, &name, "is being applied"),
     }
     // The snapshot is still released while the log is applied.
@@ -102,9 +120,13 @@ fn new_cycle(pass: &Pass<'_>, said: &mut Said, ledger: &Ledger, above: blocklog:
             no_gateway(seen, said);
             return (Step::None, SOON);
         }
-        let message = format!("{name} is not over yet: its snapshot is being removed");
-        said.findings.push(Finding::holds(C::Replicating, Reason::PreviousCycleOpen, message));
-        said.waiting = Some(waits_for(Reason::PreviousCycleOpen, Some(name)));
+        if let Some(by) = held_up(cycle, C::SourceReleased) {
+            waits(said, by, &name, "is not over yet");
+        } else {
+            let message = format!("{name} is not over yet: its snapshot is being removed");
+            said.findings.push(Finding::holds(C::Replicating, Reason::PreviousCycleOpen, message));
+            said.waiting = Some(waits_for(Reason::PreviousCycleOpen, Some(name)));
+        }
         return (Step::None, SOON);
     }
     if matches!(seen.order, Ok(Some(_))) {

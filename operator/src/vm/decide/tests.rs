@@ -249,6 +249,29 @@ fn a_snapshot_is_released_whoever_takes_the_cycle_up() {
 }
 
 #[test]
+fn what_a_gateway_waits_for_is_told_of_the_vm() {
+    let mut seen = transferring(clean(1), 2);
+    assert_eq!(finding(&decide(&seen), C::Replicating), (Status::True, Reason::CycleRunning));
+    let away = Finding::open(C::Transferred, Reason::SourceUnreachable, "vCenter answers 503");
+    edit(&mut seen, "web-2", |cycle| gateway_says(cycle, &[away], SnapshotState::Taken));
+    let decision = decide(&seen);
+    assert_eq!(finding(&decision, C::Replicating), (Status::Unknown, Reason::SourceUnreachable));
+    let waiting = decision.waiting.unwrap();
+    assert_eq!((waiting.reason.as_str(), waiting.resource.as_deref()), ("SourceUnreachable", Some("web-2")));
+    assert!(decision.findings.iter().any(|one| one.message.contains("vCenter answers 503")));
+
+    // Its log is given up, and its snapshot can't be removed.
+    let stays = Finding::fails(C::SourceReleased, Reason::SourceUnreachable, "vCenter answers 503");
+    let gave_up = Finding::fails(C::Transferred, Reason::SnapshotLost, "");
+    edit(&mut seen, "web-2", |cycle| gateway_says(cycle, &[gave_up, stays], SnapshotState::Releasing));
+    seen.due = Ok(Some(Due::New { above: Cycle(2) }));
+    seen.cycles[0].state = Some(state(&seen, 2, Phase::Failed("SnapshotLost".into())));
+    let decision = decide(&seen);
+    assert_eq!(finding(&decision, C::Replicating), (Status::Unknown, Reason::SourceUnreachable));
+    assert_eq!(decision.step, Step::None, "no other cycle begins on top of it");
+}
+
+#[test]
 fn a_cycle_without_an_object_gets_it() {
     let mut seen = clean(1);
     let state = state(&seen, 2, Phase::Open);
