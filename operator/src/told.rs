@@ -10,10 +10,17 @@ use kube::{
 };
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
-use vsphere::{MoRef, collector::Inventory};
+use vsphere::{MoRef, collector::Inventory, model::vm::Vm};
 
-/// VMs that have come, gone or changed, with their instance UUIDs.
-type Changed = BTreeMap<MoRef, Option<Uuid>>;
+/// A VM that has come, gone or changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Change {
+    uuid: Option<Uuid>,
+    /// True where it may be another one's than it was: it is new, or has another name.
+    appears: bool,
+}
+
+type Changed = BTreeMap<MoRef, Change>;
 
 /// What an appliance's vCenter told.
 #[derive(Debug, Clone)]
@@ -24,13 +31,14 @@ struct News {
 }
 
 impl News {
-    /// Whether it is about the VM that is meant; one that was not found yet may be any.
+    /// Whether it is about the VM that is meant; one that was not found yet may be any that appears.
     fn concern(&self, object: &ReplicatedVM) -> bool {
         let known = object.status.as_ref().and_then(|status| status.vm.as_ref());
-        let told = |(reference, uuid): (&MoRef, &Option<Uuid>)| {
-            known.is_none_or(|known| {
-                known.mo_ref == reference.id() || uuid.is_some_and(|uuid| Uuid::parse_str(&known.instance_uuid) == Ok(uuid))
-            })
+        let told = |(reference, change): (&MoRef, &Change)| match known {
+            Some(known) => {
+                known.mo_ref == reference.id() || change.uuid.is_some_and(|uuid| Uuid::parse_str(&known.instance_uuid) == Ok(uuid))
+            }
+            None => change.appears,
         };
         object.spec.appliance_ref.name == self.appliance
             && object.namespace().as_deref() == Some(&self.namespace)
@@ -93,17 +101,21 @@ fn changed(before: &Inventory, now: &Inventory) -> Changed {
         _ => true,
     };
     // Of one that is in both what it is now counts.
-    before.vms.iter().chain(&now.vms).filter(|(reference, _)| differs(reference)).map(|(of, vm)| (of.clone(), vm.instance_uuid)).collect()
+    let all = before.vms.iter().chain(&now.vms).filter(|(reference, _)| differs(reference));
+    let change = |(of, vm): (&MoRef, &Arc<Vm>)| {
+        let names = |vm: &Arc<Vm>| (vm.name.clone(), vm.instance_uuid);
+        let appears = now.vms.get(of).is_some_and(|now| before.vms.get(of).map(names) != Some(names(now)));
+        (of.clone(), Change { uuid: vm.instance_uuid, appears })
+    };
+    all.map(change).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use futures::StreamExt;
     use kube::runtime::{reflector::store, watcher::Event};
     use serde_json::json;
-    use vsphere::model::vm::Vm;
-
-    use super::*;
 
     fn vm(uuid: u128, name: &str) -> Arc<Vm> {
         Arc::new(Vm { instance_uuid: Some(Uuid::from_u128(uuid)), name: name.into(), ..Vm::default() })
@@ -134,6 +146,11 @@ mod tests {
         let now = inventory(&[("vm-1", &vm(1, "same")), ("vm-2", &new), ("vm-4", &vm(4, "comes"))]);
         let told: Vec<_> = changed(&before, &now).into_keys().map(|reference| reference.id().to_owned()).collect();
         assert_eq!(told, ["vm-2", "vm-3", "vm-4"]);
+        let appear: Vec<_> = changed(&before, &now).into_values().map(|change| change.appears).collect();
+        assert_eq!(appear, [true, false, true]);
+        let moved = Arc::new(Vm { tools_running: true, ..same.as_ref().clone() });
+        let moved = changed(&before, &inventory(&[("vm-1", &moved), ("vm-2", &old), ("vm-3", &vm(3, "goes"))]));
+        assert_eq!(moved.into_values().map(|change| change.appears).collect::<Vec<_>>(), [false], "changed, and what it was");
         assert!(changed(&now, &now).is_empty());
     }
 

@@ -180,6 +180,10 @@ impl Collector {
         };
         let (view, filter) = made.await?;
         let result = self.listen(&service, &session).await;
+        // At once: who does not answer now takes its time to refuse what follows.
+        if let Err(error @ Error::Wire(_)) = &result {
+            self.trouble(classify(error, Doing::Other));
+        }
         // With the session they are gone already.
         if !result.as_ref().is_err_and(|error| error.is("NotAuthenticated")) {
             self.discard(&service, &session, &[properties::destroy_filter(&filter), properties::destroy_view(&view)]).await;
@@ -210,12 +214,14 @@ impl Collector {
             let set = UpdateSet::read(answer)?;
             let now = self.client.clock().now();
             match (&mut anew, set) {
-                // A wait that ended without news, and without everything having been told.
-                (Some(_), None) => {}
-                (Some(inventory), Some(set)) => {
-                    version = set.version;
-                    set.updates.into_iter().for_each(|update| inventory.apply(update));
-                    if !set.truncated {
+                (Some(inventory), set) => {
+                    // There is more to tell; or a wait ended without news in the midst of it. From the beginning no news is nothing to see.
+                    let more = set.as_ref().map_or(!version.is_empty(), |set| set.truncated);
+                    if let Some(set) = set {
+                        version = set.version;
+                        set.updates.into_iter().for_each(|update| inventory.apply(update));
+                    }
+                    if !more {
                         let mut inventory = anew.take().unwrap_or_default();
                         inventory.heard = Some(now);
                         self.out.send_replace(Arc::new(inventory));

@@ -215,6 +215,17 @@ impl Client {
         }
     }
 
+    /// Takes note that another way to the same vCenter, with the same words, was refused: VDDK logs in by itself.
+    pub async fn was_refused(&self, kind: &str) {
+        let mut state = self.inner.state.lock().await;
+        let refusal = Refusal { user: state.credentials.user.clone(), kind: kind.to_owned(), at: self.inner.clock.now() };
+        let old = self.inner.set(&mut state, Login::Refused(refusal));
+        drop(state);
+        if let Login::In(session) = old {
+            self.end(&session).await;
+        }
+    }
+
     /// Uses these from now on. The same ones change nothing: a refusal stays one.
     pub async fn set_credentials(&self, credentials: Credentials) {
         let mut state = self.inner.state.lock().await;

@@ -243,6 +243,11 @@ fn what_stands_and_what_does_not() {
     assert!(matches!(judge(&snapshot, &view, Some(&moved), &running, Some(&now)), Standing::Moved(_)));
     let longer = BTreeMap::from([(2000, vec!["a-000001.vmdk".to_owned(), "a.vmdk".to_owned()])]);
     assert_eq!(lost(judge(&snapshot, &view, Some(&frozen), &present, Some(&longer))), "ChainChanged");
+    // Of the second disk nothing is known from before: what is known of the first counts all the same.
+    let two = devices(vec![disk(2000, &["a.vmdk"]), disk(2001, &["d.vmdk"])]);
+    let runs = devices(vec![disk(2000, &["a-000001.vmdk", "a.vmdk"]), disk(2001, &["d-000001.vmdk", "d.vmdk"])]);
+    assert_eq!(judge(&snapshot, &view, Some(&two), &runs, Some(&now)), Standing::Stands(chains(&two)));
+    assert_eq!(lost(judge(&snapshot, &view, Some(&two), &runs, Some(&longer))), "ChainChanged");
 }
 
 #[test]

@@ -154,6 +154,19 @@ async fn a_wrong_password_is_tried_once_until_somebody_says_so() {
 }
 
 #[tokio::test]
+async fn a_refusal_that_another_met_counts_as_ones_own() {
+    let (client, fake) = client("right");
+    client.current_time().await.unwrap();
+    client.was_refused("InvalidLogin").await;
+    assert!(matches!(client.current_time().await.unwrap_err(), Error::Refused(_)));
+    client.set_credentials(credentials("right")).await;
+    assert!(matches!(client.login_state(), LoginState::Refused(_)), "the same words are no news");
+    client.allow_login().await;
+    client.current_time().await.unwrap();
+    assert_eq!((fake.0.refusals.load(Ordering::SeqCst), client.logins()), (0, 2));
+}
+
+#[tokio::test]
 async fn a_caller_that_gives_up_does_not_make_a_wrong_password_untried() {
     let (client, fake) = client("wrong");
     client.service().await.unwrap();

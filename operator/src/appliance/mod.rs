@@ -50,10 +50,9 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
         .list(&ListParams::default().fields(&format!("spec.applianceRef.name={name}")))
         .await?
         .items;
-    if appliance.metadata.deletion_timestamp.is_some() {
-        if !vms.is_empty() {
-            return Ok(Action::requeue(UNWELL));
-        }
+    let deleted = appliance.metadata.deletion_timestamp.is_some();
+    // As long as there are ReplicatedVMs they need it, to leave nothing behind.
+    if deleted && vms.is_empty() {
         finalizers(&api, &appliance, |all| all.retain(|one| one != names::APPLIANCE_FINALIZER)).await?;
         if let Some(site) = context.sites.remove(&namespace, &name)
             && let Ok(vcenter) = &site.vcenter
@@ -62,7 +61,7 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
         }
         return Ok(Action::await_change());
     }
-    if !appliance.finalizers().iter().any(|one| one == names::APPLIANCE_FINALIZER) {
+    if !deleted && !appliance.finalizers().iter().any(|one| one == names::APPLIANCE_FINALIZER) {
         finalizers(&api, &appliance, |all| all.push(names::APPLIANCE_FINALIZER.to_owned())).await?;
     }
     let inputs = gather::gather(&context.client, &namespace, &appliance).await;
@@ -77,12 +76,15 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
         check::log(&site, context.clock.as_ref()),
         deploy(&context, &namespace, &appliance),
     );
-    let (workers, gateways, appliers) = workers?;
+    let (workers, gateways, appliers) = workers.unwrap_or_else(|refused| {
+        let finding = Finding::fails(C::WorkersAvailable, refused.reason, refused.message);
+        (finding, old.gateways.unwrap_or_default(), old.appliers.unwrap_or_default())
+    });
     findings.push(azure);
     findings.extend(log);
     findings.push(check::tls(&site, &findings));
     findings.push(workers);
-    findings.push(ready(&findings));
+    findings.push(if deleted { waits_for_vms(&vms) } else { ready(&findings) });
     let cycles = Api::<ReplicationCycle>::namespaced(context.client.clone(), &namespace)
         .list(&ListParams::default().labels(&format!("{}={name}", names::APPLIANCE_LABEL)))
         .await?;
@@ -148,6 +150,12 @@ where
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+fn waits_for_vms(vms: &[ReplicatedVM]) -> Finding {
+    let names: Vec<String> = vms.iter().map(ResourceExt::name_any).collect();
+    let message = format!("it is deleted, and goes when its ReplicatedVMs have gone: {}", names.join(", "));
+    Finding::fails(C::Ready, Reason::CleaningUp, message)
 }
 
 fn ready(findings: &[Finding]) -> Finding {

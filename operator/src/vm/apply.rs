@@ -39,13 +39,6 @@ use replica::{
 };
 use serde_json::json;
 use uuid::Uuid;
-use vsphere::{
-    snapshot::{
-        Owning,
-        control::{Control, Settings},
-    },
-    tracking,
-};
 use zeroize::Zeroizing;
 
 use super::{
@@ -62,6 +55,8 @@ use crate::{
     roles, seeds,
     trouble::Trouble,
 };
+
+mod vcenter;
 
 /// Bytes of a block, of which fingerprints are made: the same for all of a replica's life.
 const BLOCK: u32 = 1 << 20;
@@ -306,22 +301,6 @@ impl<'a> Deed<'a> {
         Ok(())
     }
 
-    fn control(&self) -> Result<Control, Trouble> {
-        let site = self.site()?;
-        let vcenter = site.vcenter.as_ref().map_err(Clone::clone)?;
-        let source = self.seen.source.as_ref().map_err(Clone::clone)?;
-        let owning = Owning { owner: self.seen.owner.clone(), vm: source.id };
-        let notes = Arc::new(|note| tracing::info!(?note, "vCenter"));
-        Ok(Control::new(vcenter.client.clone(), owning, Settings::default(), notes))
-    }
-
-    async fn switch_tracking(&self) -> Result<Outcome, Trouble> {
-        match self.control()?.switch_tracking_on(self.ledger()?.incarnation).await? {
-            tracking::Step::Unable(reason, message) => Err(Trouble::new(crate::trouble::reason_of(reason), message)),
-            _ => Ok(Outcome::default()),
-        }
-    }
-
     /// Claims a number and makes its object, while nobody else admits a cycle: the object is what the next one counts.
     async fn claim(&self, above: Cycle) -> Result<Outcome, Trouble> {
         let _alone = self.context.admission.lock().await;
@@ -489,22 +468,16 @@ impl<'a> Deed<'a> {
         Ok(())
     }
 
-    async fn release_snapshots(&self) -> Result<Outcome, Trouble> {
-        let control = self.control()?;
-        let mut told = Vec::new();
-        for found in control.find().await? {
-            control.release(&found.snapshot).await?;
-            told.push((Reason::SnapshotSwept, format!("the snapshot {} of {} was removed", found.name, found.mark)));
-        }
-        Ok(Outcome { told, ..Outcome::default() })
-    }
-
     /// All that can be reached. What can't is named, and keeps nothing else.
     async fn clean_up(&self, remains: &[Remains]) -> Outcome {
         // What can't even be looked at is named beside what could not be removed.
         let (_, mut left) = cleanup::look(self.seen);
         let mut told = Vec::new();
         for remain in remains {
+            // It is the last that knows of them.
+            if *remain == Remains::Ledger && left.iter().any(|(reason, _)| *reason == Reason::SnapshotLeft) {
+                continue;
+            }
             let (reason, what, result) = match remain {
                 Remains::Snapshots => {
                     let result = self.release_snapshots().await.map(|outcome| told.extend(outcome.told));

@@ -101,7 +101,12 @@ fn running(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
 fn is_out_of_reach(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::Unreachable | Reason::WrongCredentials | Reason::UntrustedCertificate | Reason::PrivilegesMissing | Reason::ServerFailed
+        Reason::Unreachable
+            | Reason::SourceUnreachable
+            | Reason::WrongCredentials
+            | Reason::UntrustedCertificate
+            | Reason::PrivilegesMissing
+            | Reason::ServerFailed
     )
 }
 
@@ -155,6 +160,10 @@ pub(super) fn look(seen: &Observed) -> (Vec<Remains>, Vec<Left>) {
         // It tells which disks are ours, so it goes after them.
         (Ok(Some(_)), Ok(_)) if seeds_gone => remains.push(Remains::Ledger),
         (Ok(_), _) => {}
+    }
+    // The ledger is the last that knows of them, and a task that has not ended yet may leave one: vCenter is asked itself.
+    if remains.contains(&Remains::Ledger) && seen.source.is_ok() && !remains.contains(&Remains::Snapshots) {
+        remains.insert(0, Remains::Snapshots);
     }
     (remains, left)
 }

@@ -285,9 +285,10 @@ fn ledger(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
 
 /// Cycles that are over are closed, and those whose gateway is gone are given to another, so that every snapshot is released.
 fn over(pass: &Pass<'_>, _: &mut Said) -> Option<End> {
-    for (cycle, mirrored) in pass.open().filter(|(_, mirrored)| mirrored.over) {
+    // One that is applied is not over before its snapshot is gone, and somebody has to see to that.
+    for (cycle, mirrored) in pass.open().filter(|(_, mirrored)| mirrored.over || mirrored.applied.status == Status::True) {
         let name = cycle.object.metadata.name.clone().unwrap_or_default();
-        if mirrored.released {
+        if mirrored.over && mirrored.released {
             // What it came to is written first: nobody mirrors a cycle that is closed.
             let written = cycle.object.status.as_ref().is_some_and(|status| status.phase == mirrored.status.phase);
             let step = if written { Step::Close { cycle: name, order: is_ordered(pass.seen, cycle) } } else { Step::None };
@@ -432,6 +433,11 @@ fn tracking(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     let off = matches!(&pass.seen.source, Ok(source) if source.tracking_off);
     if !off || pass.seen.running() || pass.open().next().is_some() || pass.seen.object.spec.replication != Replication::Active {
         return None;
+    }
+    if let Ok(Source { busy: Some(busy), .. }) = &pass.seen.source {
+        stands_still(said, busy.reason, busy.message.clone());
+        said.waiting = Some(waits_for(busy.reason, None));
+        return Some((Step::None, again(busy, SOON)));
     }
     said.findings.push(Finding::open(C::Replicating, Reason::EnablingChangeTracking, "changed block tracking is being switched on"));
     Some((Step::SwitchTracking, NOW))

@@ -112,11 +112,25 @@ impl Applier {
                 }
                 () = self.clock.sleep(look), if free => {
                     // A store that does not answer is asked for a while, and a stop does not wait for that.
-                    let found = tokio::select! {
-                        biased;
-                        () = &mut stop => break,
-                        found = self.orders(&mut tried, &busy) => found,
+                    // Nor do those that run: their leases have to be renewed meanwhile.
+                    let mut ended = Vec::new();
+                    let found = {
+                        let mut orders = std::pin::pin!(self.orders(&mut tried, &busy));
+                        loop {
+                            tokio::select! {
+                                biased;
+                                () = &mut stop => break None,
+                                found = &mut orders => break Some(found),
+                                Some(carried) = running.next(), if ended.len() < busy.len() => ended.push(carried),
+                            }
+                        }
                     };
+                    for carried in ended {
+                        busy.retain(|other| *other != carried.name);
+                        self.note(&mut tried, carried);
+                        warm = self.clock.monotonic() + WARM;
+                    }
+                    let Some(found) = found else { break };
                     for (name, vm, etag) in found.into_iter().take(self.config.limits.orders - busy.len()) {
                         busy.push(name.clone());
                         running.push(self.carry_out(name, vm, etag, listen.clone()));

@@ -63,15 +63,15 @@ pub fn read(id: &ChangeId) -> Option<Baseline> {
     Some(Baseline { change_id, capacity: Some(capacity), identity, lineage: Some(lineage) })
 }
 
-/// What a snapshot's disks were made of when it was taken, so that another worker sees where files were merged since. None unless all are
-/// told.
+/// What a snapshot's disks were made of when it was taken, so that another worker sees where files were merged since: of those disks of which
+/// it is told. None where it is of none.
 #[must_use]
 pub fn lineage(snapshot: &cycle::Snapshot) -> Option<Lineage> {
     let mut whole: Option<Lineage> = None;
     let mut files: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for (DiskKey(key), id) in &snapshot.change_ids {
-        let mut lineage = read(id.as_ref()?)?.lineage?;
-        files.insert(*key, lineage.files.remove(key)?);
+        let Some(mut lineage) = id.as_ref().and_then(read).and_then(|baseline| baseline.lineage) else { continue };
+        files.extend(lineage.files.remove(key).map(|chain| (*key, chain)));
         whole.get_or_insert(lineage);
     }
     whole.map(|lineage| Lineage { files, ..lineage })
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lineage_of_a_snapshot_is_that_of_all_its_disks_or_none() {
+    fn the_lineage_of_a_snapshot_is_that_of_the_disks_of_which_it_is_told() {
         let mut snapshot = cycle::Snapshot {
             reference: "snapshot-7".into(),
             taken: Timestamp::UNIX_EPOCH,
@@ -121,8 +121,10 @@ mod tests {
         };
         assert_eq!(lineage(&snapshot), Some(lineage_of(&[2000, 2001])));
         snapshot.change_ids.insert(DiskKey(2002), None);
-        assert_eq!(lineage(&snapshot), None, "an untracked disk's files are not known");
+        assert_eq!(lineage(&snapshot), Some(lineage_of(&[2000, 2001])), "an untracked disk's files are not known, the others' are");
         snapshot.change_ids.insert(DiskKey(2002), Some(ChangeId(ID.to_owned())));
+        assert_eq!(lineage(&snapshot), Some(lineage_of(&[2000, 2001])));
+        snapshot.change_ids.retain(|key, _| *key == DiskKey(2002));
         assert_eq!(lineage(&snapshot), None);
     }
 }

@@ -12,7 +12,7 @@ use crds::reasons::Reason;
 use source::{DiskSource, SourceError};
 use tokio::sync::Mutex;
 use vsphere::{
-    Client, Credentials, MoRef,
+    Client, Credentials, LoginState, MoRef,
     classify::Class,
     snapshot::{
         Mark, Note, Owning,
@@ -248,6 +248,10 @@ impl SnapshotControl for VcenterControl {
         }
         let (until, mut tried) = (clock.monotonic() + BUSY, 0);
         loop {
+            // VDDK logs in by itself, with the same words: what was refused is not tried again for each disk and read, or the account is locked.
+            if let LoginState::Refused(refusal) = self.setup.client.login_state() {
+                return Err(SourceError::Refused(format!("LoginRefused: {refusal}")));
+            }
             let at = self.disk_at(snapshot, disk).await?;
             let (error, wait) = match VddkSource::open(&self.setup.vddk, &at, clock.clone()).await {
                 Ok(source) => {
@@ -260,7 +264,12 @@ impl SnapshotControl for VcenterControl {
                     tried += 1;
                     (why, pause(tried))
                 }
-                Err(OpenError::Source(error)) => return Err(error),
+                Err(OpenError::Source(error)) => {
+                    if matches!(&error, SourceError::Refused(why) if why.starts_with("LoginRefused")) {
+                        self.setup.client.was_refused("InvalidLogin").await;
+                    }
+                    return Err(error);
+                }
             };
             let word = error.split(':').next().unwrap_or_default();
             self.reporter.tell(&Told::Waiting { reason: reason(word), message: format!("disk {disk}: {error}") });

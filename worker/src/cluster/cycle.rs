@@ -183,8 +183,8 @@ impl Seen {
         }
         if ended {
             writer.finish().await;
-        } else {
-            // One try, so that the last figures are not lost; a successor begins with what is in the log.
+        } else if Want::of(&self.told.borrow(), &self.shared.pod) != Want::Nothing {
+            // One try, so that the last figures are not lost; a successor begins with what is in the log. What is another's by now, it tells.
             let _ = tokio::time::timeout(GIVE_BACK / 2, writer.write()).await;
         }
         ended

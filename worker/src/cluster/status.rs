@@ -319,6 +319,9 @@ impl Report {
             self.release(Finding::fails(ConditionType::SourceReleased, reason, message));
         } else if self.transferred.status == Status::Unknown {
             self.transfer(Finding::open(ConditionType::Transferred, reason, message));
+        } else if self.source.snapshot.as_ref().is_some_and(|snapshot| snapshot.state != SnapshotState::Released) {
+            // The log is complete, or given up, and the removal has not begun.
+            self.release(Finding::fails(ConditionType::SourceReleased, reason, message));
         }
     }
 

@@ -88,7 +88,10 @@ fn what_keeps_a_snapshot_is_told_by_the_condition_that_it_keeps() {
     report.take(&read(1, 1), at(4));
     is(&report, ("Unknown", "Transferring"), ("Unknown", "Transferring"));
     report.take(&Told::Event(Event::Sent), at(5));
+    report.take(&Told::Waiting { reason: Reason::SourceUnreachable, message: "503".into() }, at(5));
+    is(&report, ("True", "AsExpected"), ("False", "SourceUnreachable"));
     report.take(&Told::Releasing { reference: "snapshot-1".into() }, at(5));
+    is(&report, ("True", "AsExpected"), ("Unknown", "RemovingSnapshot"));
     report.take(&Told::Waiting { reason: Reason::SourceUnreachable, message: "DisksLocked: a proxy has it".into() }, at(6));
     is(&report, ("True", "AsExpected"), ("False", "SourceUnreachable"));
     let (_, conditions) = report.status(&[], None, at(7));

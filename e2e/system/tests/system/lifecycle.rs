@@ -11,6 +11,7 @@ use system::{
     Result,
     install::{APPLIANCE, NAMESPACE, appliance, chart, namespace, prerequisites, ready, release},
     own::Own,
+    pods::{OPERATORS, workers},
     sandbox::Sandbox,
     vm::{Replica, phase},
     wait,
@@ -95,6 +96,19 @@ mod alone {
         let done = done.await;
         chart(&world.sandbox, &[]).await.unwrap();
         ready(&world.sandbox, NAMESPACE, APPLIANCE, PATIENCE).await.unwrap();
+        // Those who come next are to find nothing on its way out or in.
+        wait::until("all is as it was", PATIENCE, async || {
+            for labels in [OPERATORS.to_owned(), workers(APPLIANCE, "gateway"), workers(APPLIANCE, "applier")] {
+                let all = images(&world, &labels).await?;
+                let wanted = if labels == OPERATORS { 2 } else { 1 };
+                if all.len() != wanted || !all.values().all(|image| image.ends_with(":dev")) {
+                    return Err(format!("{all:?}"));
+                }
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
         let (first, cycles, equal) = done.unwrap();
         assert_eq!(numbers(&cycles), [1, 2, 3], "none doubled, none lost");
         assert!(cycles.iter().all(|cycle| phase(cycle) == Some(CyclePhase::Succeeded)));

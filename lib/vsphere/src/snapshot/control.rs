@@ -246,14 +246,14 @@ impl Control {
     }
 
     async fn look(&self, vm: &MoRef, more: &[&str]) -> Result<(View, ObjectContent), Error> {
-        let recent = self.client.read(vm, &["recentTask"]).await?;
+        let recent = told(self.client.read(vm, &["recentTask"]).await?)?;
         let recent: Vec<MoRef> =
             recent.property("recentTask").into_iter().flat_map(|list| &list.children).filter_map(MoRef::read).collect();
         let mut tasks = self.client.tasks(&recent).await?;
         tasks.retain(crate::model::task::Task::open);
         let mut paths = vec!["snapshot", "runtime.consolidationNeeded", "runtime.question", "guest.toolsRunningStatus"];
         paths.extend(more);
-        let content = self.client.read(vm, &paths).await?;
+        let content = told(self.client.read(vm, &paths).await?)?;
         let mut parsed = crate::model::vm::Vm::default();
         for path in &paths {
             parsed.set(path, content.property(path));
@@ -477,7 +477,7 @@ impl Control {
     /// # Errors
     /// [`Failure`]; `Person` where the snapshot is not ours, or somebody has to do something first.
     pub async fn release(&self, snapshot: &MoRef) -> Result<(), Failure> {
-        let (mut attempts, mut removals) = (0, 0);
+        let (mut attempts, mut removals, mut consolidations) = (0, 0, 0);
         loop {
             let (vm, view) = self.steadily().await?;
             match release::next(snapshot, &self.owning, &view) {
@@ -499,30 +499,36 @@ impl Control {
                     removals += 1;
                     self.work(vm::remove_snapshot(snapshot), Doing::RemovingSnapshot, &mut attempts).await?;
                 }
-                release::Step::Consolidate => self.consolidate(&vm, &mut attempts).await?,
+                release::Step::Consolidate => {
+                    // One that has failed was waited for already.
+                    if consolidations > 0 {
+                        self.pause("DisksLocked", "disks still have to be consolidated after a consolidation.".into(), &mut attempts).await;
+                    }
+                    consolidations += u32::from(self.consolidate(&vm, &mut attempts).await?);
+                }
             }
         }
     }
 
-    async fn consolidate(&self, vm: &MoRef, attempts: &mut u32) -> Result<(), Failure> {
+    async fn consolidate(&self, vm: &MoRef, attempts: &mut u32) -> Result<bool, Failure> {
         self.work(vm::consolidate_disks(vm), Doing::Consolidating, attempts).await
     }
 
-    /// Starts a removal or a consolidation and waits for its end. Where it has failed, it waits before it returns.
-    async fn work(&self, call: Call, doing: Doing, attempts: &mut u32) -> Result<(), Failure> {
+    /// Starts a removal or a consolidation and waits for its end; true where it has succeeded. Where it has failed, it waits before it returns.
+    async fn work(&self, call: Call, doing: Doing, attempts: &mut u32) -> Result<bool, Failure> {
         let outcome = match self.client.start(&call).await {
             Ok(task) => self.wait(&task, doing).await?,
             Err(Error::Fault { fault, .. }) => Outcome::Failed(fault),
             // It may have been heard: the next look tells.
             Err(error) => return Err(Failure::of(&error, doing)),
         };
-        let Outcome::Failed(fault) = outcome else { return Ok(()) };
+        let Outcome::Failed(fault) = outcome else { return Ok(true) };
         match release::after(&fault, doing) {
-            release::After::Look => Ok(()),
+            release::After::Look => Ok(false),
             release::After::Wait(verdict) => {
                 let verdict = verdict.of(call.method);
                 self.pause(verdict.reason, verdict.message, attempts).await;
-                Ok(())
+                Ok(false)
             }
             release::After::Person(verdict) => Err(Failure::Person(verdict.of(call.method))),
         }
@@ -547,6 +553,14 @@ impl Control {
 
     pub(crate) fn owning(&self) -> &Owning {
         &self.owning
+    }
+}
+
+/// What is not told must not be taken for what is not there: a user who may not see a VM's snapshots would have none.
+fn told(mut content: ObjectContent) -> Result<ObjectContent, Error> {
+    match content.missing.pop() {
+        Some((_, fault)) => Err(Error::Fault { method: "RetrievePropertiesEx".into(), fault: Box::new(fault) }),
+        None => Ok(content),
     }
 }
 

@@ -60,12 +60,14 @@ pub fn judge(snapshot: &MoRef, view: &View, frozen: Option<&Devices>, present: &
             return Standing::Lost("ChainBroken", format!("{} is not built on the snapshot's file {file} any more", disk.label));
         }
     }
+    let Some(before) = before else { return Standing::Stands(now) };
+    // Of a disk without a change ID its taker left no word: of those that there are none may differ.
+    let known: Chains = now.iter().filter(|(key, _)| before.contains_key(key)).map(|(key, chain)| (*key, chain.clone())).collect();
     match before {
-        None => Standing::Stands(now),
-        Some(before) if *before == now => Standing::Stands(now),
+        before if *before == known => Standing::Stands(now),
         // A move takes the whole chain elsewhere and leaves its shape.
-        Some(before) if shape(before) == shape(&now) => Standing::Moved(now),
-        Some(_) => Standing::Lost("ChainChanged", "files below the snapshot were merged".into()),
+        before if shape(before) == shape(&known) => Standing::Moved(now),
+        _ => Standing::Lost("ChainChanged", "files below the snapshot were merged".into()),
     }
 }
 

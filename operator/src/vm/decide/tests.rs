@@ -246,6 +246,16 @@ fn a_snapshot_is_released_whoever_takes_the_cycle_up() {
     edit(&mut seen, "web-2", |cycle| gateway_says(cycle, &[released()], SnapshotState::Released));
     assert_eq!(decide(&seen).step, Step::None, "what it came to is written first");
     assert_eq!(decide(&mirrored(seen)).step, Step::Close { cycle: "web-2".into(), order: false });
+
+    // Applied, and its gateway went while the snapshot was being removed.
+    let mut seen = transferring(clean(2), 2);
+    seen.due = Ok(Some(Due::New { above: Cycle(2) }));
+    let removing = Finding::open(C::SourceReleased, Reason::RemovingSnapshot, "");
+    edit(&mut seen, "web-2", |cycle| gateway_says(cycle, &[sent(), removing], SnapshotState::Releasing));
+    edit(&mut seen, "web-2", |cycle| cycle.spec.worker = Some("gone".into()));
+    assert_eq!(decide(&seen).step, Step::Assign { cycle: "web-2".into(), worker: "gw-1".into() });
+    edit(&mut seen, "web-2", |cycle| cycle.spec.worker = Some("gw-1".into()));
+    assert_eq!(decide(&seen).step, Step::None);
 }
 
 #[test]
@@ -349,7 +359,7 @@ fn deletion_leaves_nothing_and_the_ledger_goes_last() {
     assert!(matches!(remains.as_slice(), [Remains::Snapshots, Remains::Seeds(_), Remains::Log]), "{remains:?}");
     let seen = done(seen, &Step::CleanUp(remains));
     let step = decide(&seen).step;
-    assert_eq!(step, Step::CleanUp(vec![Remains::Ledger]));
+    assert_eq!(step, Step::CleanUp(vec![Remains::Snapshots, Remains::Ledger]), "one may have been taken since it was looked");
     let decision = decide(&done(seen, &step));
     assert_eq!((decision.step.clone(), finding(&decision, C::CleanedUp)), (Step::LetGo, (Status::True, Reason::AsExpected)));
 }

@@ -1,0 +1,82 @@
+//! What a step has done at vCenter.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crds::reasons::Reason;
+use vsphere::{
+    snapshot::{
+        Note, Owning,
+        control::{Control, Settings},
+    },
+    tracking,
+};
+
+use super::{Deed, Outcome};
+use crate::trouble::{Trouble, reason_of};
+
+/// How long a pass waits for what vCenter does.
+const AT_VCENTER: Duration = Duration::from_secs(30);
+
+impl Deed<'_> {
+    /// Has something done at the VM. What lasts longer than a pass may goes on at vCenter, and the next pass takes it up where it stands: so
+    /// it is told what is waited for, and a person is heard.
+    async fn at_vcenter<T, F>(&self, what: &str, work: impl FnOnce(Control) -> F) -> Result<T, Trouble>
+    where
+        F: Future<Output = Result<T, Trouble>> + Send,
+    {
+        let last = Arc::new(Mutex::new(None));
+        let control = self.control(last.clone())?;
+        tokio::select! {
+            biased;
+            result = work(control) => result,
+            () = self.context.clock.sleep(AT_VCENTER) => {
+                let told = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+                Err(told.unwrap_or_else(|| Trouble::new(Reason::SourceBusy, format!("vCenter is still at it: {what}"))))
+            }
+        }
+    }
+
+    /// `last` is what it waits for.
+    fn control(&self, last: Arc<Mutex<Option<Trouble>>>) -> Result<Control, Trouble> {
+        let site = self.site()?;
+        let vcenter = site.vcenter.as_ref().map_err(Clone::clone)?;
+        let source = self.seen.source.as_ref().map_err(Clone::clone)?;
+        let owning = Owning { owner: self.seen.owner.clone(), vm: source.id };
+        let notes = Arc::new(move |note| {
+            tracing::info!(?note, "vCenter");
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = match note {
+                Note::Waiting { reason, message, .. } => Some(Trouble::new(reason_of(reason), message)),
+                _ => None,
+            };
+        });
+        Ok(Control::new(vcenter.client.clone(), owning, Settings::default(), notes))
+    }
+
+    pub(super) async fn switch_tracking(&self) -> Result<Outcome, Trouble> {
+        let incarnation = self.ledger()?.incarnation;
+        let switched =
+            self.at_vcenter(
+                "change tracking is being switched on",
+                |control| async move { Ok(control.switch_tracking_on(incarnation).await?) },
+            );
+        match switched.await? {
+            tracking::Step::Unable(reason, message) => Err(Trouble::new(reason_of(reason), message)),
+            _ => Ok(Outcome::default()),
+        }
+    }
+
+    pub(super) async fn release_snapshots(&self) -> Result<Outcome, Trouble> {
+        let told = self.at_vcenter("a snapshot is being removed", |control| async move {
+            let mut told = Vec::new();
+            for found in control.find().await? {
+                control.release(&found.snapshot).await?;
+                told.push((Reason::SnapshotSwept, format!("the snapshot {} of {} was removed", found.name, found.mark)));
+            }
+            Ok(told)
+        });
+        Ok(Outcome { told: told.await?, ..Outcome::default() })
+    }
+}
