@@ -472,10 +472,10 @@ impl<'a> Deed<'a> {
     async fn clean_up(&self, remains: &[Remains]) -> Outcome {
         // What can't even be looked at is named beside what could not be removed.
         let (_, mut left) = cleanup::look(self.seen);
-        let mut told = Vec::new();
+        let (mut told, mut unsure) = (Vec::new(), false);
         for remain in remains {
-            // It is the last that knows of them.
-            if *remain == Remains::Ledger && left.iter().any(|(reason, _)| *reason == Reason::SnapshotLeft) {
+            // As long as it stands, they are asked for again.
+            if *remain == Remains::Ledger && unsure {
                 continue;
             }
             let (reason, what, result) = match remain {
@@ -492,6 +492,7 @@ impl<'a> Deed<'a> {
                 Remains::Ledger => (Reason::LogLeft, "the ledger".to_owned(), self.delete_blobs(true).await),
             };
             if let Err(trouble) = result {
+                unsure |= *remain == Remains::Snapshots;
                 left.push((reason, format!("{what}: {}", trouble.message)));
             }
         }

@@ -161,8 +161,9 @@ pub(super) fn look(seen: &Observed) -> (Vec<Remains>, Vec<Left>) {
         (Ok(Some(_)), Ok(_)) if seeds_gone => remains.push(Remains::Ledger),
         (Ok(_), _) => {}
     }
-    // The ledger is the last that knows of them, and a task that has not ended yet may leave one: vCenter is asked itself.
-    if remains.contains(&Remains::Ledger) && seen.source.is_ok() && !remains.contains(&Remains::Snapshots) {
+    // A task that has not ended yet may leave one: before the ledger goes vCenter is asked itself, where it answers.
+    let answers = |source: &Source| !source.busy.as_ref().is_some_and(|trouble| is_out_of_reach(trouble.reason));
+    if remains.contains(&Remains::Ledger) && seen.source.as_ref().is_ok_and(answers) && !remains.contains(&Remains::Snapshots) {
         remains.insert(0, Remains::Snapshots);
     }
     (remains, left)

@@ -30,6 +30,7 @@ use source::{
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
     process::{Child, Command},
 };
 use vsphere::Secret;
@@ -40,6 +41,8 @@ const START: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(5);
 /// The pause between two looks for its socket.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long its words are waited for when it has refused a disk.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Requests that it works on at a time: as many as our client sends.
 const THREADS: usize = source::nbd::IN_FLIGHT;
 /// Lines of its log that are kept, and characters of each.
@@ -289,7 +292,8 @@ impl Nbdkit {
             if self.has_ended().await {
                 return Err(self.why("nbdkit ended before it listened"));
             }
-            if socket.exists() {
+            // Between its socket's bind and listen it answers nobody. Of a connection that asks for nothing VMware's library never hears.
+            if UnixStream::connect(&socket).await.is_ok() {
                 break;
             }
             if self.clock.monotonic() >= until {
@@ -298,22 +302,18 @@ impl Nbdkit {
             self.clock.sleep(LOOK).await;
         }
         let target = NbdTarget { address: NbdAddress::Unix(socket), export: String::new(), tls: None };
-        let mut tried = 0;
-        loop {
-            match NbdSource::connect(target.clone()).await {
-                Ok(nbd) => return Ok(nbd),
-                // Between its socket's bind and listen it answers nobody.
-                Err(SourceError::Unreachable(_)) if tried < 3 && self.last_error().is_none() && !self.has_ended().await => {
-                    tried += 1;
-                    self.clock.sleep(LOOK * 5).await;
-                }
-                Err(error) => {
-                    // What it has said may still be on its way through the pipe.
-                    self.clock.sleep(LOOK * 5).await;
-                    return Err(self.why(&error.to_string()));
-                }
-            }
+        // Once: each try is a login, and a wrong password locks an account after a few.
+        let error = match NbdSource::connect(target).await {
+            Ok(nbd) => return Ok(nbd),
+            Err(error) => error,
+        };
+        // What it has said may still be on its way through the pipe, and decides whether another try can help.
+        let until = self.clock.monotonic() + LAST_WORDS;
+        self.clock.sleep(LOOK * 5).await;
+        while self.last_error().is_none() && self.clock.monotonic() < until {
+            self.clock.sleep(LOOK).await;
         }
+        Err(self.why(&error.to_string()))
     }
 
     async fn has_ended(&self) -> bool {
