@@ -11,17 +11,21 @@ HAWSER_SANDBOX=${HAWSER_SANDBOX:-system-$(cksum <<<"$PWD" | cut -c1-6)}
 export HAWSER_SANDBOX
 export HAWSER_SANDBOX_INVENTORY=$PWD/e2e/system/inventory.yaml
 state=.cache/sandbox/$HAWSER_SANDBOX
+said=.cache/system-tests.log
 
-# What somebody who reads only the output needs: the objects, what was told, the last words of the pods.
+# What somebody who reads only the output needs: the last words of the pods, what was told, the objects that are not as they should be, and last
+# of all why the tests failed.
 look_around() {
   local kubectl="$PWD/.cache/sandbox-bin/kubectl --kubeconfig=$state/kubeconfig --request-timeout=10s" pod
   [[ -e $state/kubeconfig ]] || return 0
-  $kubectl get hawser,pods --all-namespaces || true
-  $kubectl get events --all-namespaces --field-selector=type=Warning --sort-by=.lastTimestamp | tail -n 40 || true
   for pod in $($kubectl get pods --namespace hawser --output name); do
     echo "--- $pod"
-    $kubectl logs --namespace hawser "$pod" --tail=15 || true
+    $kubectl logs --namespace hawser "$pod" --tail=15 | cut -c 1-400 || true
   done
+  $kubectl get events --all-namespaces --field-selector=type=Warning --sort-by=.lastTimestamp | grep -v MissingClusterDNS | tail -n 40 || true
+  $kubectl get pods,appliances,replicatedvms --all-namespaces || true
+  $kubectl get replicationcycles --all-namespaces | grep -v Succeeded || true
+  sed -n '/^failures:/,$p' "$said" 2>/dev/null | cut -c 1-2000 || true
 }
 clean_up() {
   local status=$?
@@ -40,7 +44,7 @@ e2e/sandbox/down.sh
 e2e/sandbox/up.sh
 "${CARGO_TARGET_DIR:-target}/debug/demo"
 began=$SECONDS
-scenarios() { RUST_BACKTRACE=0 cargo test --quiet -p e2e-system --test system -- "$@"; }
+scenarios() { RUST_BACKTRACE=0 cargo test --quiet -p e2e-system --test system -- "$@" 2>&1 | tee "$said"; }
 at_once=${HAWSER_SYSTEM_AT_ONCE:-8}
 if (($#)); then
   scenarios --test-threads="$at_once" "$@"

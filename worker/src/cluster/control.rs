@@ -13,7 +13,7 @@ use source::{DiskSource, SourceError};
 use tokio::sync::Mutex;
 use vsphere::{
     Client, Credentials, LoginState, MoRef,
-    classify::Class,
+    classify::{Class, Verdict},
     snapshot::{
         Mark, Note, Owning,
         control::{self, Control, Settings, Taken},
@@ -110,7 +110,7 @@ impl VcenterControl {
         let (until, mut tried) = (clock.monotonic() + SILENCE, 0);
         loop {
             match ask().await {
-                Err(failure) if failure.verdict().class == Class::Retry && clock.monotonic() < until => {
+                Err(failure) if may_pass(failure.verdict()) && clock.monotonic() < until => {
                     let _ = self.failed(&failure);
                     clock.sleep(pause(tried)).await;
                     tried += 1;
@@ -291,6 +291,11 @@ impl SnapshotControl for VcenterControl {
     }
 }
 
+/// True where asking again soon may help. A snapshot that is gone stays gone: whoever asks has to learn of it.
+fn may_pass(verdict: &Verdict) -> bool {
+    verdict.class == Class::Retry && verdict.reason != "SnapshotGone"
+}
+
 /// Name and port of a URL; the port where it is not HTTPS's own.
 fn server(url: &str) -> Option<(String, Option<u16>)> {
     let url = Url::parse(url).ok()?;
@@ -363,6 +368,14 @@ mod tests {
         ] {
             assert_eq!(server(url), expected.map(|(host, port): (&str, _)| (host.to_owned(), port)), "{url}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_that_is_gone_is_not_waited_for() {
+        let verdict = |class, reason| Verdict { class, reason, message: String::new() };
+        assert!(may_pass(&verdict(Class::Retry, "VCenterUnreachable")));
+        assert!(!may_pass(&verdict(Class::Retry, "SnapshotGone")));
+        assert!(!may_pass(&verdict(Class::Block, "PrivilegeMissing")));
     }
 
     /// A word that the client learns later must not become `SourceUnreachable` unseen.

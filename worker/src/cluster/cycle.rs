@@ -22,10 +22,7 @@ use crds::{
     replication_cycle::DiskMode,
 };
 use jiff::SignedDuration;
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, ResourceExt};
 use tokio::sync::watch;
 use uuid::Uuid;
 use vsphere::{
@@ -39,8 +36,9 @@ use super::{
     health::{self, Health},
     open,
     report::Reporter,
-    status::{self, MANAGER, Report, Written, due},
+    status::Report,
     vddk,
+    writer::Writer,
 };
 use crate::{
     cpu::Threads,
@@ -151,27 +149,27 @@ impl Running {
 pub(super) struct Seen {
     shared: Arc<Shared>,
     name: String,
-    uid: Option<String>,
     told: watch::Receiver<Told>,
     running: Mutex<Option<Arc<Running>>>,
 }
 
 impl Seen {
     pub(super) fn new(shared: Arc<Shared>, cycle: &ReplicationCycle, told: watch::Receiver<Told>) -> Self {
-        Self { shared, name: cycle.name_any(), uid: cycle.uid(), told, running: Mutex::default() }
+        Self { shared, name: cycle.name_any(), told, running: Mutex::default() }
     }
 
-    /// Sees to it until it is over, or is not this pod's any more, or `stop` ends: then its leases are given back, and its snapshot stays.
-    /// True where it is over.
-    pub(super) async fn run(self, stop: impl Future<Output = ()>) -> bool {
-        let Some(cycle) = self.told.borrow().clone() else { return false };
+    /// Sees to it until it is not this pod's any more, or `stop` ends: then its leases are given back, and its snapshot stays. Of one that is
+    /// over it sees to it that the object says so.
+    pub(super) async fn run(self, stop: impl Future<Output = ()>) {
+        let Some(cycle) = self.told.borrow().clone() else { return };
         let now = self.shared.clock.now();
         let report = Report::begin(&self.shared.pod, cycle.status.as_ref(), now);
         let reporter = Arc::new(Reporter::new(report, self.shared.clock.clone()));
-        let mut writer = Writer { seen: &self, reporter: &reporter, written: None };
+        let mut writer = Writer::new(&self.shared, &cycle, self.told.clone(), reporter.clone());
+        let mut stop = std::pin::pin!(stop);
         let ended = tokio::select! {
             biased;
-            () = stop => false,
+            () = &mut stop => false,
             ended = self.work(&reporter) => ended,
             () = writer.run() => false,
         };
@@ -182,12 +180,16 @@ impl Seen {
             tracing::warn!(cycle = self.name, "the log store did not take a lease back in time; it runs out by itself");
         }
         if ended {
-            writer.finish().await;
-        } else if Want::of(&self.told.borrow(), &self.shared.pod) != Want::Nothing {
-            // One try, so that the last figures are not lost; a successor begins with what is in the log. What is another's by now, it tells.
-            let _ = tokio::time::timeout(GIVE_BACK / 2, writer.write()).await;
+            tokio::select! {
+                biased;
+                () = &mut stop => {}
+                () = writer.stand() => {}
+            }
         }
-        ended
+        // So that the last figures are not lost; a successor begins with what is in the log. What is another's by now, it tells.
+        if Want::of(&self.told.borrow(), &self.shared.pod) != Want::Nothing {
+            let _ = tokio::time::timeout(GIVE_BACK / 2, writer.finish()).await;
+        }
     }
 
     /// Returns when it is over (true) or not ours any more (false).
@@ -395,92 +397,6 @@ async fn changed(told: &mut watch::Receiver<Told>, want: &Want, pod: &str) -> bo
         }
         if want.ends_for(&Want::of(&told.borrow_and_update(), pod)) {
             return true;
-        }
-    }
-}
-
-/// Writes what is told into the object's status.
-struct Writer<'a> {
-    seen: &'a Seen,
-    reporter: &'a Reporter,
-    written: Option<Written>,
-}
-
-impl Writer<'_> {
-    async fn run(&mut self) {
-        loop {
-            self.step().await;
-        }
-    }
-
-    /// Writes until what was told last is written.
-    async fn finish(&mut self) {
-        while self.due().is_some() {
-            if !self.write().await {
-                self.seen.shared.clock.sleep(FIRST_PAUSE).await;
-            }
-            if self.seen.told.borrow().is_none() {
-                return;
-            }
-        }
-    }
-
-    async fn step(&mut self) {
-        let clock = &self.seen.shared.clock;
-        match self.due() {
-            None => self.reporter.news().await,
-            Some(at) if at > clock.monotonic() => {
-                tokio::select! {
-                    () = clock.sleep_until(at) => {}
-                    () = self.reporter.news() => {}
-                }
-            }
-            Some(_) => {
-                if !self.write().await {
-                    clock.sleep(FIRST_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn due(&self) -> Option<Duration> {
-        let report = self.reporter.report();
-        let (source, conditions) = self.status(&report);
-        let says_else = self.written.as_ref().is_none_or(|written| written.source != source || written.conditions != conditions);
-        due(self.written.as_ref(), report.edges(), says_else, self.seen.shared.clock.monotonic())
-    }
-
-    fn status(
-        &self,
-        report: &Report,
-    ) -> (crds::replication_cycle::SourceStatus, Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>) {
-        let told = self.seen.told.borrow().clone();
-        let generation = told.as_ref().and_then(|cycle| cycle.metadata.generation);
-        let old = match (&self.written, &told) {
-            (Some(written), _) => written.conditions.clone(),
-            (None, Some(cycle)) => cycle.status.clone().unwrap_or_default().conditions,
-            (None, None) => Vec::new(),
-        };
-        report.status(&old, generation, self.seen.shared.clock.now())
-    }
-
-    /// One write; false where it failed.
-    async fn write(&mut self) -> bool {
-        let Seen { shared, name, uid, .. } = self.seen;
-        let report = self.reporter.report();
-        let (source, conditions) = self.status(&report);
-        let patch = status::patch(name, uid.as_deref(), &source, &conditions);
-        let at = shared.clock.monotonic();
-        let result = shared.api.patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await;
-        match result {
-            Ok(_) => {
-                self.written = Some(Written { at, edges: report.edges(), source, conditions });
-                true
-            }
-            Err(error) => {
-                tracing::warn!(cycle = name, %error, "its status can't be written");
-                false
-            }
         }
     }
 }

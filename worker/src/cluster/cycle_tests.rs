@@ -102,7 +102,7 @@ fn what_a_run_is_made_of() {
 }
 
 mod with_an_apiserver {
-    use std::sync::Mutex;
+    use std::{collections::VecDeque, sync::Mutex};
 
     use blocklog::{
         ids::Owner,
@@ -118,9 +118,9 @@ mod with_an_apiserver {
     use super::*;
     use crate::cluster::config::GatewayConfig;
 
-    /// An apiserver that keeps what is patched.
+    /// An apiserver that keeps what is patched. It takes `times` for each, then no time; and carries out what nobody waits for any more.
     #[derive(Clone, Default)]
-    struct Patches(Arc<Mutex<Vec<(String, Value)>>>);
+    struct Patches(Arc<Mutex<Vec<(String, Value)>>>, Arc<Mutex<VecDeque<Duration>>>);
 
     impl Patches {
         fn client(&self) -> kube::Client {
@@ -130,7 +130,13 @@ mod with_an_apiserver {
                 async move {
                     let uri = format!("{} {}", request.method(), request.uri());
                     let bytes = request.into_body().collect_bytes().await?;
-                    patches.0.lock().unwrap().push((uri, serde_json::from_slice(&bytes).unwrap()));
+                    let time = patches.1.lock().unwrap().pop_front().unwrap_or_default();
+                    let patch = (uri, serde_json::from_slice(&bytes).unwrap());
+                    let carried_out = async move {
+                        blocklog::clock::SystemClock::new().sleep(time).await;
+                        patches.0.lock().unwrap().push(patch);
+                    };
+                    tokio::spawn(carried_out).await.unwrap();
                     let object = serde_json::to_vec(&object(&[(2000, None)])).unwrap();
                     Ok::<_, kube::Error>(Response::new(Body::from(object)))
                 }
@@ -228,7 +234,7 @@ mod with_an_apiserver {
             until(&rig, "the reason is told", || rig.patches.conditions().iter().any(|(_, reason)| reason == "SourceUnreachable")).await;
             assert!(rig.store.acquire(&rig.state, LeaseId(Uuid::from_u128(9))).await.is_err(), "the gateway holds it");
         };
-        assert!(!seen.run(stop).await, "it is not over");
+        seen.run(stop).await;
         assert!(clock.monotonic() - begun < Duration::from_secs(15));
         rig.store.acquire(&rig.state, LeaseId(Uuid::from_u128(9))).await.unwrap();
         let patches = rig.patches.0.lock().unwrap().clone();
@@ -256,20 +262,67 @@ mod with_an_apiserver {
         sender.send(told(|_| {})).unwrap();
         until(&rig, "it goes on", || rig.patches.conditions().iter().any(|(_, reason)| reason == "SourceUnreachable")).await;
         sender.send(None).unwrap();
-        assert!(!running.await.unwrap());
+        running.await.unwrap();
         rig.store.acquire(&rig.state, lease).await.unwrap();
+    }
+
+    /// A suspended cycle, whose state goes while its first report is on its way, and which may go on then: it is over at once. The apiserver
+    /// takes `first` for that report.
+    async fn over_at_once(first: Duration) -> (Rig, watch::Sender<Told>, tokio::task::JoinHandle<()>) {
+        let rig = rig().await;
+        rig.patches.1.lock().unwrap().push_back(first);
+        let (sender, receiver) = watch::channel(told(|spec| spec.allotment.disks = 0));
+        let seen = Seen::new(rig.shared.clone(), sender.borrow().as_ref().unwrap(), receiver);
+        let running = tokio::spawn(seen.run(std::future::pending()));
+        until(&rig, "it is reported", || rig.patches.1.lock().unwrap().is_empty()).await;
+        rig.store.delete(&rig.state, None).await.unwrap();
+        sender.send(told(|_| {})).unwrap();
+        (rig, sender, running)
+    }
+
+    fn says_it_is_over(patch: &Value) -> bool {
+        let conditions = &patch["status"]["conditions"];
+        let is = |at: usize, what: [&str; 3]| [&conditions[at]["type"], &conditions[at]["status"], &conditions[at]["reason"]] == what;
+        is(0, ["Transferred", "False", "BlobMissing"]) && is(1, ["SourceReleased", "True", "AsExpected"])
+    }
+
+    fn last(rig: &Rig) -> Value {
+        rig.patches.0.lock().unwrap().last().map(|(_, patch)| patch.clone()).unwrap_or_default()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn one_whose_state_is_gone_is_over() {
-        let rig = rig().await;
-        rig.store.delete(&rig.state, None).await.unwrap();
-        let (sender, receiver) = watch::channel(told(|_| {}));
-        let seen = Seen::new(rig.shared.clone(), sender.borrow().as_ref().unwrap(), receiver);
-        assert!(seen.run(std::future::pending()).await);
-        let patches = rig.patches.0.lock().unwrap().clone();
-        let conditions = &patches.last().unwrap().1["status"]["conditions"];
-        assert_eq!((&conditions[0]["status"], &conditions[0]["reason"]), (&"False".into(), &"BlobMissing".into()));
-        assert_eq!((&conditions[1]["type"], &conditions[1]["status"]), (&"SourceReleased".into(), &"True".into()));
+        let (rig, sender, running) = over_at_once(Duration::ZERO).await;
+        until(&rig, "it is over", || says_it_is_over(&last(&rig))).await;
+        sender.send(None).unwrap();
+        running.await.unwrap();
+    }
+
+    /// The last write is the last that is carried out, however long an earlier one takes, and whoever waits for that.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_report_that_is_on_its_way_is_not_overtaken() {
+        let (rig, sender, running) = over_at_once(Duration::from_millis(500)).await;
+        until(&rig, "it is over", || says_it_is_over(&last(&rig))).await;
+        rig.shared.clock.sleep(Duration::from_millis(800)).await;
+        assert!(says_it_is_over(&last(&rig)), "{:?}", rig.patches.conditions());
+        sender.send(None).unwrap();
+        running.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_older_report_that_comes_after_the_last_one_is_written_over() {
+        let (rig, sender, running) = over_at_once(Duration::ZERO).await;
+        until(&rig, "it is over", || says_it_is_over(&last(&rig))).await;
+        let before = rig.patches.conditions().len();
+        sender.send(told(|_| {})).unwrap();
+        until(&rig, "it is written again", || rig.patches.conditions().len() > before).await;
+        assert!(says_it_is_over(&last(&rig)));
+        let mut over = told(|_| {}).unwrap().as_ref().clone();
+        over.status = serde_json::from_value(last(&rig)["status"].clone()).unwrap();
+        sender.send(Some(Arc::new(over))).unwrap();
+        rig.shared.clock.sleep(Duration::from_secs(5)).await;
+        assert!(rig.patches.conditions().len() <= before + 2, "{:?}", rig.patches.conditions());
+        sender.send(None).unwrap();
+        running.await.unwrap();
     }
 }

@@ -3,10 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -83,8 +80,6 @@ struct Cycles {
 
 struct Slot {
     uid: Option<String>,
-    /// Nothing is left to do for it.
-    over: Arc<AtomicBool>,
     told: watch::Sender<Told>,
     handle: JoinHandle<()>,
 }
@@ -128,9 +123,8 @@ impl Cycles {
     fn apply(&mut self, cycle: ReplicationCycle) {
         let (name, uid) = (cycle.name_any(), cycle.uid());
         if let Some(slot) = self.slots.get(&name) {
-            let died = slot.handle.is_finished() && !slot.over.load(Ordering::Relaxed);
-            if slot.uid == uid && !died {
-                // Nobody listens where it is over.
+            // It runs as long as the object is this pod's.
+            if slot.uid == uid && !slot.handle.is_finished() {
                 let _ = slot.told.send(Some(Arc::new(cycle)));
                 return;
             }
@@ -144,16 +138,14 @@ impl Cycles {
         let seen = Seen::new(self.shared.clone(), &cycle, receiver);
         let _ = sender.send(Some(Arc::new(cycle)));
         let mut stop = self.stop.clone();
-        let over = Arc::new(AtomicBool::new(false));
-        let done = over.clone();
         let handle = tokio::spawn(async move {
             let stop = async move {
                 // A sender that is gone is a process that ends.
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            done.store(seen.run(stop).await, Ordering::Relaxed);
+            seen.run(stop).await;
         });
-        self.slots.insert(name, Slot { uid, over, told: sender, handle });
+        self.slots.insert(name, Slot { uid, told: sender, handle });
     }
 
     /// It is not this pod's any more. What runs for it stops by itself.

@@ -16,6 +16,7 @@ mod open;
 pub mod report;
 pub mod status;
 pub mod vddk;
+mod writer;
 
 /// How long a process that is told to stop takes at the most until its leases are free.
 pub const HAND_OVER: std::time::Duration = std::time::Duration::from_secs(10);
