@@ -21,7 +21,8 @@ chart() {
   e2e/sandbox/build.sh helm
   "$helm" lint --strict charts/hawser
   "$helm" template hawser charts/hawser --set workloadIdentity.clientId=33333333-3333-4333-8333-333333333333 \
-    --set workloadIdentity.tenantId=11111111-1111-4111-8111-111111111111 --set 'applianceNamespaces={site-b}' >/dev/null
+    --set workloadIdentity.tenantId=11111111-1111-4111-8111-111111111111 --set 'applianceNamespaces={site-b}' \
+    --set metrics.service.enabled=true --set metrics.alerts.enabled=true --set metrics.alerts.labels.release=prometheus >/dev/null
   if "$helm" template hawser charts/hawser --set replicas=3 >/dev/null 2>&1; then
     echo "e2e.sh: the chart takes a value that it does not know" >&2
     return 1

@@ -407,7 +407,8 @@ pub struct Limits {
     #[serde(rename = "replicatingVMs")]
     #[schemars(range(min = 1, max = 10_000))]
     pub replicating_vms: i32,
-    /// The part of a datastore, in percent, that has to be free before a snapshot is taken on it. Default: 10. Written by the user.
+    /// The part of a datastore, in percent, that has to be free before a snapshot is taken on it. Where less than half of it is left, cycles
+    /// that are being read from there are ended, so that their snapshots go. Default: 10. Written by the user.
     #[schemars(range(min = 0, max = 90))]
     pub datastore_free_percent: i32,
 }

@@ -1,5 +1,6 @@
 //! Figures for Prometheus.
 
+use jiff::Timestamp;
 use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 /// The operator's figures. Labels are names of objects and words of closed sets, never texts.
@@ -12,6 +13,8 @@ pub struct Metrics {
     pub ready: GaugeVec,
     /// `hawser_apply_failures`
     pub apply_failures: GaugeVec,
+    /// `hawser_snapshot_timestamp_seconds`
+    snapshots: GaugeVec,
     /// `hawser_cycles_total`
     pub cycles: IntCounterVec,
     /// `hawser_reconcile_seconds`
@@ -39,6 +42,13 @@ impl Metrics {
             Opts::new("hawser_cycles_total", "Cycles that ended, by reason (AsExpected where they succeeded)"),
             &["namespace", "name", "reason"],
         )?;
+        let snapshots = GaugeVec::new(
+            Opts::new(
+                "hawser_snapshot_timestamp_seconds",
+                "When the oldest snapshot of Hawser's that stands on the VM was taken; none where none does",
+            ),
+            vm,
+        )?;
         let buckets = vec![0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
         let passes = HistogramVec::new(
             HistogramOpts::new("hawser_reconcile_seconds", "Seconds of a pass over an object").buckets(buckets),
@@ -48,10 +58,22 @@ impl Metrics {
         registry.register(Box::new(recovery_point.clone()))?;
         registry.register(Box::new(ready.clone()))?;
         registry.register(Box::new(apply_failures.clone()))?;
+        registry.register(Box::new(snapshots.clone()))?;
         registry.register(Box::new(cycles.clone()))?;
         registry.register(Box::new(passes.clone()))?;
         registry.register(Box::new(errors.clone()))?;
-        Ok(Self { registry, recovery_point, ready, apply_failures, cycles, passes, errors })
+        Ok(Self { registry, recovery_point, ready, apply_failures, snapshots, cycles, passes, errors })
+    }
+
+    /// Tells since when a snapshot stands on a VM.
+    pub fn snapshot(&self, namespace: &str, name: &str, taken: Option<Timestamp>) {
+        let label = &[namespace, name];
+        match taken {
+            #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]
+            Some(taken) => self.snapshots.with_label_values(label).set(taken.as_second() as f64),
+            // It is no error where nothing was told of it.
+            None => drop(self.snapshots.remove_label_values(label)),
+        }
     }
 
     /// Takes away what is told of a VM that is gone: a gauge that stays would raise an alert for ever.
@@ -60,6 +82,7 @@ impl Metrics {
         let _ = self.recovery_point.remove_label_values(&[namespace, name]);
         let _ = self.ready.remove_label_values(&[namespace, name]);
         let _ = self.apply_failures.remove_label_values(&[namespace, name]);
+        self.snapshot(namespace, name, None);
     }
 
     /// As Prometheus reads them.
@@ -78,11 +101,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_alerts_ask_for_figures_that_there_are() {
+        let metrics = Metrics::new().unwrap();
+        metrics.snapshot("apps", "web", Some(Timestamp::UNIX_EPOCH));
+        let told = String::from_utf8(metrics.text()).unwrap();
+        let rules = include_str!("../../charts/hawser/templates/alerts.yaml");
+        let words = rules.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+        let asked: Vec<&str> = words.filter(|word| word.starts_with("hawser_")).collect();
+        assert!(!asked.is_empty());
+        for figure in asked {
+            assert!(told.contains(&format!("# TYPE {figure} ")), "{figure}");
+        }
+    }
+
+    #[test]
     fn a_vm_that_is_gone_is_not_told_of() {
         let metrics = Metrics::new().unwrap();
         metrics.ready.with_label_values(&["apps", "web"]).set(1.0);
         metrics.apply_failures.with_label_values(&["apps", "web"]).set(3.0);
         assert!(String::from_utf8(metrics.text()).unwrap().contains(r#"hawser_vm_ready{name="web",namespace="apps"} 1"#));
+        metrics.snapshot("apps", "web", Timestamp::from_second(1_700_000_000).ok());
+        let told = |metrics: &Metrics| {
+            String::from_utf8(metrics.text())
+                .unwrap()
+                .lines()
+                .any(|line| line.starts_with("hawser_snapshot_timestamp_seconds{") && line.ends_with(" 1700000000"))
+        };
+        assert!(told(&metrics));
+        metrics.snapshot("apps", "web", None);
+        assert!(!told(&metrics));
+        metrics.snapshot("apps", "web", Timestamp::from_second(1_700_000_000).ok());
         metrics.forget("apps", "web");
         assert!(!String::from_utf8(metrics.text()).unwrap().contains("web"));
     }

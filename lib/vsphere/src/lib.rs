@@ -7,6 +7,7 @@
 //! Decisions are functions of values: the walk over changed areas, the protocol of snapshots, preflight and the classification of faults
 //! ([`classify`]) take no client and no clock.
 
+mod breaker;
 pub mod cbt;
 pub mod classify;
 pub mod collector;

@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use zeroize::Zeroizing;
 
 use crate::{
+    breaker::Breaker,
     envelope,
     error::{Error, WireError},
     methods::service::ServiceContent,
@@ -180,6 +181,7 @@ impl Client {
     pub fn over(wire: Box<dyn Wire>, credentials: Credentials, clock: Arc<dyn Clock>) -> Self {
         let state = Arc::new(Mutex::new(State { credentials, service: None, login: Login::Out }));
         let shown = std::sync::Mutex::new(LoginState::LoggedOut);
+        let wire = Box::new(Breaker::new(wire, clock.clone()));
         Self { inner: Arc::new(Inner { wire, clock, state, shown, logins: AtomicU64::new(0) }) }
     }
 

@@ -13,7 +13,7 @@ use crds::{
     conditions::{self, ConditionType, Finding, Status},
     reasons::Reason,
     replicated_vm::{CycleKind, LastCycle},
-    replication_cycle::{CyclePhase, Failure, TargetDisk, TargetStatus},
+    replication_cycle::{CyclePhase, Failure, ReplicationCycleSpec, TargetDisk, TargetStatus},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -207,7 +207,14 @@ fn refused(refusal: &Refusal) -> Finding {
 }
 
 fn cancelled(seen: &Seen<'_>) -> bool {
-    seen.object.spec.cancel.is_some()
+    is_cancelled(&seen.object.spec)
+}
+
+/// True for a cycle that nobody wants any more, also where its log is complete. One whose snapshot only had to go for a datastore's sake is
+/// applied where it was sent by then.
+#[must_use]
+pub fn is_cancelled(spec: &ReplicationCycleSpec) -> bool {
+    spec.cancel.as_ref().is_some_and(|cancel| cancel.reason != Reason::DatastoreFull.as_str())
 }
 
 /// An incarnation as ledgers write it, from the object's UUID.

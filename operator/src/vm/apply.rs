@@ -98,9 +98,9 @@ pub async fn apply(context: &Context, seen: &Observed, step: &Step) -> Result<Ou
         Step::Claim(above) => deed.claim(*above).boxed().await,
         Step::MakeCycle { of, worker } => deed.make_cycle(*of, worker.as_deref()).boxed().await,
         Step::Assign { cycle, worker } => deed.edit_cycle(cycle, json!({ "worker": worker })).boxed().await,
-        Step::Cancel(cycles) => {
+        Step::Cancel { cycles, reason } => {
             for cycle in cycles {
-                deed.edit_cycle(cycle, json!({ "cancel": { "reason": Reason::Stopped.as_str() } })).await?;
+                deed.edit_cycle(cycle, json!({ "cancel": { "reason": reason.as_str() } })).await?;
             }
             Ok(Outcome::default())
         }

@@ -13,7 +13,7 @@ use super::{
     decide::{End, LATER, NOW, Pass, SOON, Said},
     model::{CycleSeen, Observed, Remains, Site, Source, Step},
 };
-use crate::{seeds, trouble::Trouble};
+use crate::{cycle::mirror, seeds, trouble::Trouble};
 
 /// Something that is not removed, in words, and the word for it.
 pub(super) type Left = (Reason, String);
@@ -78,12 +78,12 @@ fn running(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     let name = |cycle: &super::model::CycleSeen| cycle.object.metadata.name.clone().unwrap_or_default();
     let to_cancel: Vec<String> = pass
         .open()
-        .filter(|(cycle, mirrored)| !mirrored.over && cycle.object.spec.cancel.is_none())
+        .filter(|(cycle, mirrored)| !mirrored.over && !mirror::is_cancelled(&cycle.object.spec))
         .map(|(cycle, _)| name(cycle))
         .collect();
     if !to_cancel.is_empty() {
         said.findings.push(Finding::open(C::CleanedUp, Reason::CleaningUp, format!("{} is cancelled", to_cancel.join(", "))));
-        return Some((Step::Cancel(to_cancel), NOW));
+        return Some((Step::Cancel { cycles: to_cancel, reason: Reason::Stopped }, NOW));
     }
     let waits = pass.open().find(|(cycle, mirrored)| {
         let alive = cycle.object.spec.worker.as_deref().is_some_and(|worker| seen.alive(worker));

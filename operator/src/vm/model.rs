@@ -76,10 +76,16 @@ pub struct Source {
     pub concerns: Vec<Concern>,
     /// What a new cycle waits for, on the source's side.
     pub busy: Option<Trouble>,
+    /// A datastore of its disks is so full that no snapshot of ours may stand there any longer.
+    pub pressed: Option<Trouble>,
     /// Changed block tracking is off, and Hawser may and can switch it on.
     pub tracking_off: bool,
+    /// Where its disks have to be consolidated: other VMs that have a file of them, too.
+    pub held_by: Vec<String>,
     /// Our snapshots of it: their names, by cycle.
     pub snapshots: BTreeMap<Cycle, String>,
+    /// When the oldest of them was taken, by vCenter's clock.
+    pub oldest_snapshot: Option<Timestamp>,
 }
 
 /// What an applier's order says.
@@ -266,7 +272,12 @@ pub enum Step {
         worker: String,
     },
     /// Ends cycles before their time.
-    Cancel(Vec<String>),
+    Cancel {
+        /// Their objects.
+        cycles: Vec<String>,
+        /// Why.
+        reason: Reason,
+    },
     /// Grants write access, and writes the order or renews it.
     WriteOrder(CycleId),
     /// Takes back an order that nothing needs.

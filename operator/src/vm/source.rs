@@ -150,9 +150,35 @@ pub fn facts(inventory: &Inventory, reference: &MoRef, vm: &Vm, asked: &Asked<'_
         concerns,
         // What was heard last may not be so any more.
         busy: inventory.trouble.clone().map(Trouble::from).or(busy),
+        pressed: pressed(inventory, vm, around.free_percent),
         tracking_off: !vm.tracking && may_switch && !blocked,
+        held_by: if vm.consolidation_needed { holders(inventory, reference, vm) } else { Vec::new() },
+        oldest_snapshot: own.iter().map(|(node, _)| node.taken).min(),
         snapshots: own.into_iter().map(|(node, mark)| (mark.of.cycle, node.name.clone())).collect(),
     }
+}
+
+/// A datastore on which snapshots of the VM's disks grow, and that has less free than half of what has to be before one is taken.
+fn pressed(inventory: &Inventory, vm: &Vm, free_percent: u64) -> Option<Trouble> {
+    let on = vm.disks().iter().filter_map(|disk| inventory.datastores.get(disk.backing.datastore.as_ref()?));
+    on.filter(|one| one.accessible).find(|one| one.free_percent() * 2 < free_percent).map(|one| {
+        let message = format!(
+            "the datastore {} has {} % free, less than half of the {free_percent} % that have to be before a cycle begins. Free space on it",
+            one.name,
+            one.free_percent()
+        );
+        Trouble::new(Reason::DatastoreFull, message)
+    })
+}
+
+/// The VMs that have a file of its disks, too: as long as they hold it, nothing can be merged into it. Backup proxies attach disks in this way.
+fn holders(inventory: &Inventory, reference: &MoRef, vm: &Vm) -> Vec<String> {
+    fn files(vm: &Vm) -> impl Iterator<Item = &str> {
+        vm.disks().iter().flat_map(|disk| &disk.backing.chain).map(|link| link.file.as_str())
+    }
+    let own: BTreeSet<&str> = files(vm).collect();
+    let others = inventory.vms.iter().filter(|(other, _)| *other != reference);
+    others.filter(|(_, other)| files(other).any(|file| own.contains(file))).map(|(_, other)| other.name.clone()).collect()
 }
 
 /// What a new cycle waits for: it passes by itself, or by a person, and is no property of the VM.

@@ -93,8 +93,11 @@ pub(crate) fn fresh() -> Observed {
             disks: vec![disk(2000), disk(2001)],
             concerns: Vec::new(),
             busy: None,
+            pressed: None,
             tracking_off: false,
+            held_by: Vec::new(),
             snapshots: BTreeMap::new(),
+            oldest_snapshot: None,
         }),
         ledger: Ok(None),
         disks: Ok(Vec::new()),
@@ -265,9 +268,10 @@ pub(crate) fn done(mut seen: Observed, step: &Step) -> Observed {
             put(&mut seen, cycle, Some(state));
         }
         Step::Assign { cycle, worker } => edit(&mut seen, cycle, |cycle| cycle.spec.worker = Some(worker.clone())),
-        Step::Cancel(cycles) => {
+        Step::Cancel { cycles, reason } => {
             for name in cycles {
-                edit(&mut seen, name, |cycle| cycle.spec.cancel = Some(crds::replication_cycle::Cancel { reason: "Stopped".into() }));
+                let cancel = crds::replication_cycle::Cancel { reason: reason.as_str().into() };
+                edit(&mut seen, name, |cycle| cycle.spec.cancel = Some(cancel.clone()));
             }
         }
         Step::WriteOrder(of) => {

@@ -18,6 +18,7 @@ use blocklog::{
 use crds::{
     ReplicationCycle,
     conditions::{self, ConditionType, Status},
+    reasons::Reason,
     replicated_vm::Quiesce,
     replication_cycle::DiskMode,
 };
@@ -117,6 +118,14 @@ pub(super) fn is_over(cycle: &ReplicationCycle) -> bool {
     let is = |of, status_: Status| conditions::is(&status.conditions, of, status_);
     let decided = is(ConditionType::Transferred, Status::True) || is(ConditionType::Transferred, Status::False);
     decided && is(ConditionType::SourceReleased, Status::True)
+}
+
+/// How a cycle is noted as failed that was ended for this reason. It is tried again where a datastore was in the way; else it is not wanted.
+fn word(reason: &str) -> &'static str {
+    match Reason::from_word(reason) {
+        Some(Reason::DatastoreFull) => Reason::DatastoreFull.as_str(),
+        _ => Reason::Cancelled.as_str(),
+    }
 }
 
 /// What an object says that a run is made of.
@@ -256,7 +265,7 @@ impl Seen {
             match want {
                 Want::Cancel(reason) => {
                     tracing::info!(cycle = self.name, reason, "cancelled");
-                    gateway::cancel(&env, control, &job, "Cancelled").await
+                    gateway::cancel(&env, control, &job, word(reason)).await
                 }
                 Want::Run(_) | Want::Suspend | Want::Nothing => gateway::run(&env, control, &job).await,
             }

@@ -52,6 +52,11 @@ fn what_an_object_asks() {
 }
 
 #[test]
+fn how_what_was_ended_is_noted() {
+    assert_eq!([word("Stopped"), word("DatastoreFull"), word("x")], ["Cancelled", "DatastoreFull", "Cancelled"]);
+}
+
+#[test]
 fn what_ends_a_run() {
     let run = Want::Run(4);
     for (next, ends) in [

@@ -13,6 +13,9 @@ pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
         Due::Apply { of, .. } => Some(apply(pass, said, *of)),
         Due::Resume(state) => {
             let Some((cycle, name)) = object(pass, state.of) else { return Some(make_cycle(pass, said, state.of)) };
+            if let Some(end) = cut_short(seen, said, cycle, &name) {
+                return Some(end);
+            }
             if let Some(end) = reassign(pass, cycle, &name) {
                 runs(said, &name, "is given to another gateway");
                 return Some(end);
@@ -28,6 +31,17 @@ pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
         }
         Due::New { above } => Some(new_cycle(pass, said, ledger, *above)),
     }
+}
+
+/// A snapshot grows as long as it stands, and a datastore that is full stops every VM on it.
+fn cut_short(seen: &Observed, said: &mut Said, cycle: &CycleSeen, name: &str) -> Option<End> {
+    let pressed = seen.source.as_ref().ok()?.pressed.as_ref().filter(|_| cycle.object.spec.cancel.is_none())?;
+    said.findings.push(Finding::open(
+        C::Replicating,
+        pressed.reason,
+        format!("{name} is ended, so that its snapshot goes: {}", pressed.message),
+    ));
+    Some((Step::Cancel { cycles: vec![name.to_owned()], reason: pressed.reason }, NOW))
 }
 
 fn object<'p>(pass: &'p Pass<'_>, of: blocklog::ids::CycleId) -> Option<(&'p CycleSeen, String)> {
@@ -55,6 +69,17 @@ fn held_up(cycle: &CycleSeen, of: C) -> Option<(Reason, &str)> {
 fn waits(said: &mut Said, (reason, message): (Reason, &str), name: &str, how: &str) {
     said.findings.push(Finding::open(C::Replicating, reason, format!("{name} {how}: {message}")));
     said.waiting = Some(waits_for(reason, Some(name.to_owned())));
+}
+
+/// Who else has the VM's disks, for a person who asks why they can't be consolidated.
+fn held_by(seen: &Observed) -> String {
+    match seen.source.as_ref().map(|source| source.held_by.as_slice()) {
+        Ok([one]) => format!(" The VM {one} has a disk of this one attached: let its backup end, or detach it there"),
+        Ok([first, .., last]) => {
+            format!(" Other VMs, from {first} to {last}, have a disk of this one attached: let their backups end, or detach it there")
+        }
+        Ok([]) | Err(_) => String::new(),
+    }
 }
 
 fn no_gateway(seen: &Observed, said: &mut Said) {
@@ -120,8 +145,8 @@ fn new_cycle(pass: &Pass<'_>, said: &mut Said, ledger: &Ledger, above: blocklog:
             no_gateway(seen, said);
             return (Step::None, SOON);
         }
-        if let Some(by) = held_up(cycle, C::SourceReleased) {
-            waits(said, by, &name, "is not over yet");
+        if let Some((reason, message)) = held_up(cycle, C::SourceReleased) {
+            waits(said, (reason, &format!("{message}{}", held_by(seen))), &name, "is not over yet");
         } else {
             let message = format!("{name} is not over yet: its snapshot is being removed");
             said.findings.push(Finding::holds(C::Replicating, Reason::PreviousCycleOpen, message));

@@ -279,6 +279,14 @@ fn what_a_gateway_waits_for_is_told_of_the_vm() {
     let decision = decide(&seen);
     assert_eq!(finding(&decision, C::Replicating), (Status::Unknown, Reason::SourceUnreachable));
     assert_eq!(decision.step, Step::None, "no other cycle begins on top of it");
+
+    // A backup proxy has attached a disk of it, so that what the snapshot left can't be merged.
+    let locked = Finding::fails(C::SourceReleased, Reason::SourceBusy, "DisksLocked: another process holds the disk.");
+    edit(&mut seen, "web-2", |cycle| gateway_says(cycle, &[locked], SnapshotState::Releasing));
+    seen.source.as_mut().unwrap().held_by = vec!["backup-proxy-1".into()];
+    let decision = decide(&seen);
+    let told = decision.findings.iter().find(|one| one.of == C::Replicating).unwrap();
+    assert!(told.message.contains("DisksLocked") && told.message.contains("backup-proxy-1"), "{told:?}");
 }
 
 #[test]
@@ -339,10 +347,28 @@ fn a_delta_finishes_when_replication_is_stopped_and_an_initial_cycle_is_cancelle
     assert_eq!(decide(&delta).step, Step::None);
     let mut initial = transferring(seeded(), 1);
     spec(&mut initial).replication = Replication::Stopped;
-    assert_eq!(decide(&initial).step, Step::Cancel(vec!["web-1".into()]));
+    assert_eq!(decide(&initial).step, Step::Cancel { cycles: vec!["web-1".into()], reason: Reason::Stopped });
     let mut deleted = transferring(clean(1), 2);
     Arc::make_mut(&mut deleted.object).metadata.deletion_timestamp = Some(Time(at(0)));
-    assert_eq!(decide(&deleted).step, Step::Cancel(vec!["web-2".into()]));
+    assert_eq!(decide(&deleted).step, Step::Cancel { cycles: vec!["web-2".into()], reason: Reason::Stopped });
+}
+
+#[test]
+fn a_cycle_ends_before_its_snapshot_fills_the_datastore_and_what_was_sent_is_applied() {
+    let press = |seen: &mut Observed| seen.source.as_mut().unwrap().pressed = Some(Trouble::new(Reason::DatastoreFull, "ds has 4 % free"));
+    let mut seen = transferring(clean(1), 2);
+    press(&mut seen);
+    let decision = decide(&seen);
+    assert_eq!(decision.step, Step::Cancel { cycles: vec!["web-2".into()], reason: Reason::DatastoreFull });
+    assert_eq!(finding(&decision, C::Replicating), (Status::Unknown, Reason::DatastoreFull));
+    let ended = done(seen, &decision.step);
+    assert_eq!(decide(&ended).step, Step::None, "once");
+    let mut sent = transferred(clean(1), 2);
+    press(&mut sent);
+    assert!(matches!(decide(&sent).step, Step::WriteOrder(_)), "its snapshot goes by itself");
+    // It was sent while it was being cancelled.
+    let late = Step::Cancel { cycles: vec!["web-2".into()], reason: Reason::DatastoreFull };
+    assert!(matches!(decide(&done(sent, &late)).step, Step::WriteOrder(_)));
 }
 
 fn deleted(mut seen: Observed) -> Observed {

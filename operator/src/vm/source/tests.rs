@@ -200,6 +200,39 @@ fn a_vm_that_can_not_be_replicated_blocks() {
 }
 
 #[test]
+fn a_snapshot_may_not_stand_where_half_of_the_limit_is_left() {
+    let with = |free: u64| {
+        let (mut inventory, vm) = placed();
+        inventory.datastores.values_mut().for_each(|one| Arc::make_mut(one).free = free);
+        let source = told(&inventory, &vm, json!({}));
+        (source.busy.map(|busy| busy.reason), source.pressed.map(|pressed| pressed.reason))
+    };
+    assert_eq!(with(10), (None, None));
+    assert_eq!(with(5), (Some(Reason::DatastoreFull), None));
+    assert_eq!(with(4), (Some(Reason::DatastoreFull), Some(Reason::DatastoreFull)));
+}
+
+/// As a backup proxy does that reads a disk through itself.
+#[test]
+fn who_holds_disks_that_have_to_be_consolidated_is_named() {
+    let (mut inventory, vm) = placed();
+    let other = |name: &str, disks: &[usize]| {
+        let all = &vm.devices.as_ref().unwrap().disks;
+        let disks = disks.iter().map(|at| all[*at].clone()).collect();
+        Arc::new(Vm { name: name.into(), devices: Some(Devices { disks, ..Devices::default() }), ..Vm::default() })
+    };
+    inventory.vms = [
+        (MoRef::vm("vm-1"), Arc::new(vm.clone())),
+        (MoRef::vm("vm-2"), other("db", &[])),
+        (MoRef::vm("vm-3"), other("backup-proxy-1", &[1])),
+    ]
+    .into();
+    assert!(told(&inventory, &vm, json!({})).held_by.is_empty(), "nobody waits for it");
+    let stuck = Vm { consolidation_needed: true, ..vm.clone() };
+    assert_eq!(told(&inventory, &stuck, json!({})).held_by, ["backup-proxy-1"]);
+}
+
+#[test]
 fn tracking_is_switched_on_only_where_it_is_off_and_may_and_can_be() {
     let (inventory, vm) = placed();
     assert!(!told(&inventory, &vm, json!({})).tracking_off);
