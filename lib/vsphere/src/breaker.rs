@@ -62,8 +62,10 @@ impl State {
     /// What became of one.
     fn note(&mut self, error: Option<&WireError>, now: Duration) {
         match (error, &mut *self) {
-            // What is too large is an answer.
-            (None | Some(WireError::TooLarge { .. }), _) => *self = Self::Closed { failures: 0 },
+            // What is too large is an answer, and so is a no: a gateway's to the list of versions is nothing unusual.
+            (None | Some(WireError::TooLarge { .. } | WireError::Status { status: 400..=499, .. }), _) => {
+                *self = Self::Closed { failures: 0 }
+            }
             (Some(error), Self::Closed { failures }) if *failures + 1 >= FAILURES => {
                 *self = Self::Open { last: error.clone(), next: now + FIRST, wait: FIRST * 2 };
             }
@@ -154,6 +156,20 @@ mod tests {
             }
             state.note(None, SECOND * 101);
         }
+    }
+
+    /// Some gateways do not let the list of versions through, and it is asked for before anything else.
+    #[test]
+    fn a_no_is_an_answer() {
+        let status = |status| WireError::Status { host: "vcenter".into(), status };
+        let mut state = open();
+        assert!(state.ask(SECOND * 101).is_ok());
+        state.note(Some(&status(404)), SECOND * 101);
+        assert!(state.ask(SECOND * 101).is_ok());
+        for _ in 0..FAILURES {
+            state.note(Some(&status(503)), SECOND * 101);
+        }
+        assert_eq!(state.ask(SECOND * 101), Err(status(503)));
     }
 
     /// Those that were under way when it fell silent come back one by one.

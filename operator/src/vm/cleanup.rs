@@ -13,7 +13,7 @@ use super::{
     decide::{End, LATER, NOW, Pass, SOON, Said},
     model::{CycleSeen, Observed, Remains, Site, Source, Step},
 };
-use crate::{cycle::mirror, seeds, trouble::Trouble};
+use crate::{seeds, trouble::Trouble};
 
 /// Something that is not removed, in words, and the word for it.
 pub(super) type Left = (Reason, String);
@@ -78,7 +78,7 @@ fn running(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     let name = |cycle: &super::model::CycleSeen| cycle.object.metadata.name.clone().unwrap_or_default();
     let to_cancel: Vec<String> = pass
         .open()
-        .filter(|(cycle, mirrored)| !mirrored.over && !mirror::is_cancelled(&cycle.object.spec))
+        .filter(|(cycle, mirrored)| !mirrored.over && cycle.object.spec.cancel.is_none())
         .map(|(cycle, _)| name(cycle))
         .collect();
     if !to_cancel.is_empty() {

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use azure::disks::Disk;
-use blocklog::{ids::DiskKey, ledger::Ledger, steward::Due};
+use blocklog::{cycle::Phase, ids::DiskKey, ledger::Ledger, steward::Due};
 use crds::{
     ReplicatedVMSpec,
     concerns::Severity,
-    conditions::{ConditionType as C, Finding, Status},
+    conditions::{self, ConditionType as C, Finding, Status},
     names,
     reasons::Reason,
     replicated_vm::{CycleKind, Replication, WaitingFor},
@@ -68,10 +68,11 @@ pub struct Pass<'a> {
     pub history: History,
 }
 
-const CHAIN: [Check; 9] = [
+const CHAIN: [Check; 10] = [
     hold,       // whoever is deleted is cleaned up
     appliance,  // somebody to ask
     source,     // a VM
+    room,       // for a snapshot that grows
     ledger,     // ours
     over,       // what is over is closed
     preflight,  // nothing in the way
@@ -97,7 +98,7 @@ pub fn decide(seen: &Observed) -> Decision {
 /// A delta that runs when replication is stopped finishes first: what was sent is not lost.
 fn finishes(pass: &Pass<'_>) -> bool {
     let delta = pass.seen.ours().is_some_and(|ledger| mirror::kind(ledger) == CycleKind::Delta);
-    let cancelled = pass.seen.cycles.iter().any(|cycle| cycle.object.spec.cancel.is_some());
+    let cancelled = pass.open().any(|(cycle, _)| cycle.object.spec.cancel.is_some());
     delta && pass.seen.running() && !cancelled || pass.open().any(|(_, mirrored)| mirrored.applied.status == Status::True)
 }
 
@@ -226,6 +227,20 @@ fn source(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
             Some((Step::None, again(trouble, LATER)))
         }
     }
+}
+
+/// A snapshot grows as long as it stands, and a datastore that is full stops every VM on it: a cycle that is still read is ended.
+fn room(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let pressed = pass.seen.source.as_ref().ok()?.pressed.as_ref()?;
+    let is_read = |cycle: &CycleSeen| {
+        let conditions = cycle.object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        !conditions::is(conditions, C::Transferred, Status::True) && !cycle.state.as_ref().is_some_and(|state| state.phase != Phase::Open)
+    };
+    let (cycle, _) = pass.open().find(|(cycle, mirrored)| !mirrored.over && cycle.object.spec.cancel.is_none() && is_read(cycle))?;
+    let name = cycle.object.metadata.name.clone().unwrap_or_default();
+    let message = format!("{name} is ended, so that its snapshot goes: {}", pressed.message);
+    said.findings.push(Finding::open(C::Replicating, pressed.reason, message));
+    Some((Step::Cancel { cycles: vec![name], reason: pressed.reason }, NOW))
 }
 
 fn ledger(pass: &Pass<'_>, said: &mut Said) -> Option<End> {

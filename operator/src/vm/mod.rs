@@ -91,7 +91,7 @@ fn not_done(step: &Step, trouble: &Trouble) -> Vec<Finding> {
             vec![fails(C::SeedsReady), fails(C::Replicating)]
         }
         Step::TakeOver | Step::Retire(_) => vec![fails(C::LedgerOwned), fails(C::Replicating)],
-        Step::CleanUp(_) | Step::LetGo | Step::Forget | Step::Cancel { .. } => vec![fails(C::CleanedUp)],
+        Step::CleanUp(_) | Step::LetGo | Step::Forget | Step::Cancel { reason: Reason::Stopped, .. } => vec![fails(C::CleanedUp)],
         // What is only tidied up keeps nothing from going on.
         Step::Prune(_) | Step::Hold | Step::DrawIncarnation | Step::None => Vec::new(),
         _ => vec![fails(C::Replicating)],
@@ -163,8 +163,13 @@ async fn write_status(
     let label = &[namespace.as_str(), name.as_str()];
     context.metrics.ready.with_label_values(label).set(f64::from(u8::from(conditions::is(&status.conditions, C::Ready, Status::True))));
     context.metrics.apply_failures.with_label_values(label).set(seen.setback.as_ref().map_or(0.0, |setback| f64::from(setback.tries)));
-    if let Ok(source) = &seen.source {
-        context.metrics.snapshot(&namespace, &name, source.oldest_snapshot);
+    match &seen.source {
+        Ok(source) => context.metrics.snapshot(&namespace, &name, source.oldest_snapshot),
+        // Its snapshots are gone with it.
+        Err(trouble) if matches!(trouble.reason, Reason::VmNotFound | Reason::VmReplaced) => {
+            context.metrics.snapshot(&namespace, &name, None)
+        }
+        Err(_) => {}
     }
     if let Some(point) = &status.recovery_point {
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]

@@ -13,7 +13,10 @@ use uuid::Uuid;
 use vsphere::{
     MoRef,
     collector::Inventory,
-    model::vm::{Power, Vm},
+    model::{
+        disk::DiskMode,
+        vm::{Power, Vm},
+    },
     preflight::{self, Around, KnownDisk},
     snapshot::Owning,
 };
@@ -160,7 +163,9 @@ pub fn facts(inventory: &Inventory, reference: &MoRef, vm: &Vm, asked: &Asked<'_
 
 /// A datastore on which snapshots of the VM's disks grow, and that has less free than half of what has to be before one is taken.
 fn pressed(inventory: &Inventory, vm: &Vm, free_percent: u64) -> Option<Trouble> {
-    let on = vm.disks().iter().filter_map(|disk| inventory.datastores.get(disk.backing.datastore.as_ref()?));
+    // Excluded or not: an independent disk takes no part in snapshots.
+    let persistent = vm.disks().iter().filter(|disk| disk.backing.mode == DiskMode::Persistent);
+    let on = persistent.filter_map(|disk| inventory.datastores.get(disk.backing.datastore.as_ref()?));
     on.filter(|one| one.accessible).find(|one| one.free_percent() * 2 < free_percent).map(|one| {
         let message = format!(
             "the datastore {} has {} % free, less than half of the {free_percent} % that have to be before a cycle begins. Free space on it",

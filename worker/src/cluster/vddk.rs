@@ -288,22 +288,22 @@ impl Nbdkit {
     async fn connect(&self) -> Result<NbdSource, OpenError> {
         let socket = self.folder.join("s");
         let until = self.clock.monotonic() + START;
-        loop {
+        let stream = loop {
             if self.has_ended().await {
                 return Err(self.why("nbdkit ended before it listened"));
             }
-            // Between its socket's bind and listen it answers nobody. Of a connection that asks for nothing VMware's library never hears.
-            if UnixStream::connect(&socket).await.is_ok() {
-                break;
+            // Between its socket's bind and listen it answers nobody.
+            if let Ok(stream) = UnixStream::connect(&socket).await {
+                break stream;
             }
             if self.clock.monotonic() >= until {
                 return Err(self.why(&format!("nbdkit did not listen within {} s", START.as_secs())));
             }
             self.clock.sleep(LOOK).await;
-        }
+        };
         let target = NbdTarget { address: NbdAddress::Unix(socket), export: String::new(), tls: None };
         // Once: each try is a login, and a wrong password locks an account after a few.
-        let error = match NbdSource::connect(target).await {
+        let error = match NbdSource::on(stream, &target).await {
             Ok(nbd) => return Ok(nbd),
             Err(error) => error,
         };

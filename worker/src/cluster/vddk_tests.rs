@@ -134,7 +134,10 @@ async fn a_disk_that_is_refused_is_asked_for_once_however_late_the_words_come() 
     // The client hears of the refusal; the words come later.
     let late = "while read -r line; do case $line in *error:*) sleep 0.4 ;; esac; echo \"$line\"; done";
     let program = script(folder.path(), &format!("exec 3>&2; {{ nbdkit \"$@\" 2>&1 >&4 | {late} >&3; }} 4>&1"));
-    let open_script = format!("open=echo once >>{}; echo 'EACCES VDDK: incorrect user name or password' >&2; exit 1", count.display());
+    // Not among the arguments, which its log repeats.
+    let words = folder.path().join("words");
+    std::fs::write(&words, "EACCES VDDK: incorrect user name or password\n").unwrap();
+    let open_script = format!("open=echo once >>{}; cat {} >&2; exit 1", count.display(), words.display());
     let error = open(&program, &["eval", "get_size=echo 1M", "pread=exit 1", &open_script]).await.err().unwrap();
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "once\n", "{error}");
     assert!(matches!(&error, OpenError::Source(SourceError::Refused(why)) if why.starts_with("LoginRefused")), "{error:?}");

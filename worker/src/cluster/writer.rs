@@ -19,8 +19,10 @@ use super::{
 
 /// The pause after a write that failed.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long the apiserver may take to tell what was written last.
+/// How long the apiserver may take to tell what was written last. Doubled each time it has not.
 const ECHO: Duration = Duration::from_secs(2);
+/// The longest.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// The one writer of the gateway's part of a cycle's status.
 ///
@@ -71,14 +73,17 @@ impl Writer {
     /// after the last one.
     pub(super) async fn stand(&mut self) {
         self.finish().await;
-        let mut told = self.told.clone();
+        let (mut told, mut pause) = (self.told.clone(), ECHO);
         while told.changed().await.is_ok() {
-            self.clock.sleep(ECHO).await;
+            self.clock.sleep(pause).await;
             let Some(cycle) = told.borrow_and_update().clone() else { return };
-            if !is_over(&cycle) {
-                tracing::warn!(cycle = self.name, "its status is an older one: it is written again");
+            if is_over(&cycle) {
+                pause = ECHO;
+            } else {
+                tracing::info!(cycle = self.name, "its status is an older one, or is told late: it is written again");
                 self.write().await;
                 told.mark_changed();
+                pause = (pause * 2).min(LONGEST);
             }
         }
     }

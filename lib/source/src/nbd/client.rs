@@ -51,16 +51,23 @@ impl NbdSource {
     /// [`SourceError::Unreachable`] where nobody answers within [`CONNECT`], [`SourceError::Refused`] where the server or its certificate says
     /// no, or TLS was asked for and the server has none, [`SourceError::Protocol`] where it is no NBD server.
     pub async fn connect(target: NbdTarget) -> Result<Self, SourceError> {
-        let attempt = async {
-            let stream = dial(&target.address).await?;
-            Self::over(stream, &target).await
-        };
+        Self::in_time(&target, async { Self::over(dial(&target.address).await?, &target).await }).await
+    }
+
+    /// Opens the export over a connection that its caller has made.
+    ///
+    /// # Errors
+    /// As of [`NbdSource::connect`].
+    pub async fn on(stream: UnixStream, target: &NbdTarget) -> Result<Self, SourceError> {
+        Self::in_time(target, Self::over(Box::new(stream), target)).await
+    }
+
+    async fn in_time(target: &NbdTarget, attempt: impl Future<Output = Result<Self, SourceError>>) -> Result<Self, SourceError> {
         timeout(CONNECT, attempt).await.unwrap_or_else(|_| {
             Err(SourceError::Unreachable(format!("{} did not open the export within {} seconds", target.address, CONNECT.as_secs())))
         })
     }
 
-    /// Opens the export over a connection that is there.
     pub(super) async fn over(stream: Stream, target: &NbdTarget) -> Result<Self, SourceError> {
         let (stream, agreed) = negotiate(stream, target).await?;
         tracing::debug!(address = %target.address, export = target.export, tls = target.tls.is_some(), ?agreed, "opened an NBD export");

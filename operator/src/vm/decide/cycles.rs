@@ -13,9 +13,6 @@ pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
         Due::Apply { of, .. } => Some(apply(pass, said, *of)),
         Due::Resume(state) => {
             let Some((cycle, name)) = object(pass, state.of) else { return Some(make_cycle(pass, said, state.of)) };
-            if let Some(end) = cut_short(seen, said, cycle, &name) {
-                return Some(end);
-            }
             if let Some(end) = reassign(pass, cycle, &name) {
                 runs(said, &name, "is given to another gateway");
                 return Some(end);
@@ -31,17 +28,6 @@ pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
         }
         Due::New { above } => Some(new_cycle(pass, said, ledger, *above)),
     }
-}
-
-/// A snapshot grows as long as it stands, and a datastore that is full stops every VM on it.
-fn cut_short(seen: &Observed, said: &mut Said, cycle: &CycleSeen, name: &str) -> Option<End> {
-    let pressed = seen.source.as_ref().ok()?.pressed.as_ref().filter(|_| cycle.object.spec.cancel.is_none())?;
-    said.findings.push(Finding::open(
-        C::Replicating,
-        pressed.reason,
-        format!("{name} is ended, so that its snapshot goes: {}", pressed.message),
-    ));
-    Some((Step::Cancel { cycles: vec![name.to_owned()], reason: pressed.reason }, NOW))
 }
 
 fn object<'p>(pass: &'p Pass<'_>, of: blocklog::ids::CycleId) -> Option<(&'p CycleSeen, String)> {
@@ -71,15 +57,14 @@ fn waits(said: &mut Said, (reason, message): (Reason, &str), name: &str, how: &s
     said.waiting = Some(waits_for(reason, Some(name.to_owned())));
 }
 
-/// Who else has the VM's disks, for a person who asks why they can't be consolidated.
+/// Who else has a file of the VM's disks, for a person who asks why they can't be consolidated.
 fn held_by(seen: &Observed) -> String {
-    match seen.source.as_ref().map(|source| source.held_by.as_slice()) {
-        Ok([one]) => format!(" The VM {one} has a disk of this one attached: let its backup end, or detach it there"),
-        Ok([first, .., last]) => {
-            format!(" Other VMs, from {first} to {last}, have a disk of this one attached: let their backups end, or detach it there")
-        }
-        Ok([]) | Err(_) => String::new(),
-    }
+    let who = match seen.source.as_ref().map(|source| source.held_by.as_slice()) {
+        Ok([one]) => format!("The VM {one} has"),
+        Ok([first, .., last]) => format!("Other VMs, from {first} to {last}, have"),
+        Ok([]) | Err(_) => return String::new(),
+    };
+    format!(" {who} a file of its disks, too: a backup proxy has to let it go (a linked clone is none)")
 }
 
 fn no_gateway(seen: &Observed, said: &mut Said) {

@@ -361,8 +361,17 @@ fn a_cycle_ends_before_its_snapshot_fills_the_datastore_and_what_was_sent_is_app
     let decision = decide(&seen);
     assert_eq!(decision.step, Step::Cancel { cycles: vec!["web-2".into()], reason: Reason::DatastoreFull });
     assert_eq!(finding(&decision, C::Replicating), (Status::Unknown, Reason::DatastoreFull));
+    let mut away = seen.clone();
+    away.ledger = Err(Trouble::new(Reason::LogStoreUnreachable, "no answer"));
+    assert_eq!(decide(&away).step, decision.step, "its gateway does it when the store answers");
     let ended = done(seen, &decision.step);
     assert_eq!(decide(&ended).step, Step::None, "once");
+    // What it was cancelled for can't be changed, and need not be.
+    let mut gone = ended.clone();
+    Arc::make_mut(&mut gone.object).metadata.deletion_timestamp = Some(Time(at(0)));
+    assert!(!matches!(decide(&gone).step, Step::Cancel { .. }), "{:?}", decide(&gone).step);
+    gone.gateways.clear();
+    assert!(matches!(decide(&gone).step, Step::CleanUp(_)), "{:?}", decide(&gone).step);
     let mut sent = transferred(clean(1), 2);
     press(&mut sent);
     assert!(matches!(decide(&sent).step, Step::WriteOrder(_)), "its snapshot goes by itself");
