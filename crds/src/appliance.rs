@@ -37,7 +37,7 @@ pub use status::{ApplianceStatus, Pods, Slots, VCenterIdentity};
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "VMs", type_ = "integer", json_path = ".status.replicatingVMs"),
     printcolumn(name = "Disks", type_ = "integer", json_path = ".status.diskSlots.used", description = "Disks that are being transferred"),
-    printcolumn(name = "Of", type_ = "integer", json_path = ".status.diskSlots.total", priority = 1),
+    printcolumn(name = "Disk Slots", type_ = "integer", json_path = ".status.diskSlots.total", priority = 1),
     printcolumn(name = "vCenter", type_ = "string", json_path = ".spec.vcenter.url", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].message"#, priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -64,10 +64,11 @@ pub struct ApplianceSpec {
     /// The pods that read the log and write the seed disks. Written by the user.
     #[serde(default)]
     pub applier: Applier,
-    /// What is never exceeded. Written by the user.
+    /// What is never exceeded; this version obeys `parallelDisks` and `datastoreFreePercent`. Written by the user.
     #[serde(default)]
     pub limits: Limits,
-    /// The time zone of blackout windows that name none, an IANA name such as `Europe/Berlin`. Default: `UTC`. Written by the user.
+    /// The time zone of blackout windows that name none, an IANA name such as `Europe/Berlin`. Default: `UTC`. NOT OBEYED YET, as blackout windows.
+    /// Written by the user.
     #[serde(default = "utc")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = rules::time_zone())]
@@ -285,7 +286,8 @@ pub struct Vddk {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::name())]
     pub claim_name: Option<String>,
-    /// A container image that holds `/vmware-vix-disklib-distrib`. Written by the user.
+    /// A container image that holds `/vmware-vix-disklib-distrib`, where the cluster mounts images as volumes (the feature `ImageVolume`, on by default
+    /// from Kubernetes 1.35). Written by the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -303,7 +305,8 @@ pub struct Workers {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// What a pod asks for and is limited to; of gateways and appliers alike. Default: nothing. Written by the user.
+    /// What a pod asks for and is limited to; of gateways and appliers alike. A gateway holds up to 32 MiB for each disk that it
+    /// transfers, beside nbdkit and VMware's library. Default: nothing. Written by the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Labels of the nodes that the pods may run on; of gateways and appliers alike. Default: any node. Written by the user.
@@ -396,14 +399,15 @@ pub struct Limits {
     /// the user.
     #[schemars(range(min = 1, max = 1024))]
     pub parallel_disks: i32,
-    /// How many disks of one ESXi host transfer at once, for all appliances of a vCenter. Default: 8. Written by the user.
+    /// How many disks of one ESXi host transfer at once, for all appliances of a vCenter. Default: 8. NOT OBEYED YET. Written by
+    /// the user.
     #[schemars(range(min = 1, max = 1024))]
     pub disks_per_host: i32,
     /// How many disk snapshots of ours one datastore holds at once, for all appliances of a vCenter. A VM with more disks may go alone. Default:
-    /// 15. Written by the user.
+    /// 15. NOT OBEYED YET. Written by the user.
     #[schemars(range(min = 1, max = 1024))]
     pub snapshots_per_datastore: i32,
-    /// How many VMs the appliance replicates. Default: 300. Written by the user.
+    /// How many VMs the appliance replicates. Default: 300. NOT OBEYED YET. Written by the user.
     #[serde(rename = "replicatingVMs")]
     #[schemars(range(min = 1, max = 10_000))]
     pub replicating_vms: i32,

@@ -16,7 +16,8 @@ use crate::{common::ObjectRef, rules, windows::WindowText};
     namespaced,
     status = "BlackoutWindowStatus",
     derive = "PartialEq",
-    doc = "A BlackoutWindow is a set of weekly intervals in which no cycle starts; running cycles finish.",
+    doc = "A BlackoutWindow is a set of weekly intervals in which no cycle starts; running cycles finish. NOT OBEYED YET: this version checks \
+           it, and nothing more.",
     shortname = "blackout",
     category = "hawser",
     printcolumn(name = "Active", type_ = "boolean", json_path = ".status.active"),

@@ -36,6 +36,11 @@ words! {
         Replicating,
         /// The last snapshot was quiesced as `snapshot.quiesce` asks.
         Quiesced,
+        /// The last cycle went by what VMware says has changed. `False`: it compares disks in full; the message names them and says why.
+        ChangesTracked,
+        /// The recovery point is of a VM that was powered off and still is: nothing has been written since. `False`: it was powered on since. Only where
+        /// the VM was off when the recovery point's snapshot was taken.
+        Final,
         /// Deletion only: nothing is left of the VM's snapshots, seeds, log and ledger; the message names what is, and what keeps it.
         CleanedUp,
         /// The cycle's log is complete: its manifest stands. `False`: there will be none.
@@ -76,9 +81,18 @@ impl Kind {
                 C::KeyVerified,
                 C::WorkersAvailable,
             ],
-            Self::ReplicatedVm => {
-                &[C::Ready, C::SourceFound, C::LedgerOwned, C::PreflightPassed, C::SeedsReady, C::Replicating, C::Quiesced, C::CleanedUp]
-            }
+            Self::ReplicatedVm => &[
+                C::Ready,
+                C::SourceFound,
+                C::LedgerOwned,
+                C::PreflightPassed,
+                C::SeedsReady,
+                C::Replicating,
+                C::ChangesTracked,
+                C::Quiesced,
+                C::Final,
+                C::CleanedUp,
+            ],
             Self::BlackoutWindow => &[C::Ready],
             Self::ReplicationCycle => &[C::Transferred, C::SourceReleased, C::Applied],
         }

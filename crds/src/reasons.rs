@@ -44,8 +44,6 @@ words! {
         PodsNotReady,
         /// VMware's VDDK is not where the appliance says.
         DiskLibraryMissing,
-        /// The time zone is unknown.
-        TimeZoneUnknown,
 
         // The log store and the ledger, in the words of those who read and write them.
         /// The log store does not answer.
@@ -180,6 +178,8 @@ words! {
         ChangeTrackingOff,
         /// The VM was reverted to a snapshot.
         Reverted,
+        /// The VM was powered on after the snapshot that was to be its last: what it has written since is not in the replica.
+        Diverged,
         /// The last cycle was built on a snapshot that is not Hawser's: whether the VM was reverted to it since can't be told for certain. The
         /// disks are compared in full until a cycle runs without such a snapshot: remove it when it is not needed.
         ForeignSnapshot,
@@ -241,10 +241,6 @@ words! {
         CycleSucceeded,
         /// A cycle failed; the next one covers the same ground.
         CycleFailed,
-        /// A snapshot was taken.
-        SnapshotTaken,
-        /// A snapshot is gone, and nothing is left to consolidate.
-        SnapshotReleased,
         /// A snapshot of ours that nobody needed was found and removed.
         SnapshotSwept,
         /// A disk was added to the VM, or taken from it.

@@ -33,6 +33,7 @@ pub use status::{
     selectable = ".spec.replication",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Recovery Point", type_ = "date", json_path = ".status.recoveryPoint.time", description = "Its age"),
     printcolumn(name = "Progress", type_ = "integer", json_path = ".status.progress.percent", description = "Of the running cycle, in percent"),
     // Not a date: kubectl prints a time to come as <invalid>.
@@ -67,8 +68,8 @@ pub struct ReplicatedVMSpec {
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = rules::token())]
     pub sync_now: Option<String>,
-    /// The longest time from the end of a cycle to the start of the next, such as `4h` or `1d`; 1 minute to 7 days. Without it the next delta is
-    /// due after half the last one's duration, an hour at the least. Default: none. Written by the user.
+    /// The longest time from the end of a cycle to the start of the next, such as `15m` or `4h`; 1 minute to 7 days. Without it the next delta is
+    /// due after half the last one's duration, an hour at the least: a longer one makes cycles no rarer than that. Default: none. Written by the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_interval: Option<SpanText>,
     /// Which disks, and how. Default: all of them, as `target` says. Written by the user.

@@ -39,7 +39,14 @@ pub const EDITABLE: [&str; 3] = ["worker", "allotment", "cancel"];
     printcolumn(name = "Kind", type_ = "string", json_path = ".spec.kind"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Progress", type_ = "integer", json_path = ".status.source.progress.percent", description = "In percent"),
-    printcolumn(name = "Changed", type_ = "integer", json_path = ".status.source.changedBytes", description = "Bytes to look at"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.failure.reason"),
+    printcolumn(
+        name = "Changed",
+        type_ = "integer",
+        json_path = ".status.source.changedBytes",
+        description = "Bytes to look at",
+        priority = 1
+    ),
     printcolumn(
         name = "Uploaded",
         type_ = "integer",
@@ -48,14 +55,13 @@ pub const EDITABLE: [&str; 3] = ["worker", "allotment", "cancel"];
         priority = 1
     ),
     printcolumn(
-        name = "Applied",
+        name = "Written",
         type_ = "integer",
         json_path = ".status.target.writtenBytes",
         description = "Bytes written",
         priority = 1
     ),
     printcolumn(name = "Worker", type_ = "string", json_path = ".spec.worker", priority = 1),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.failure.reason", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(

@@ -158,6 +158,9 @@ pub struct SnapshotStatus {
     /// Whether the guest was quiesced for it. Written by the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quiesced: Option<bool>,
+    /// Whether the VM was powered off when it was taken: what is then replicated is complete, and nobody writes any more. Written by the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub powered_off: Option<bool>,
     /// When it was gone. Written by the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub released: Option<Time>,
