@@ -317,6 +317,7 @@ impl From<GatewayError> for Failure {
             GatewayError::Snapshot(error) => error.into(),
             GatewayError::Source { disk, error } => Self::from(error).about(format_args!("disk {disk}")),
             GatewayError::SourceGrown { disk, size, capacity } => grown(disk.0, size, capacity),
+            GatewayError::DiskGone(disk) => gone(disk.0),
         }
     }
 }
@@ -327,6 +328,12 @@ pub fn grown(disk: u32, size: u64, capacity: u64) -> Failure {
     let message = format!("disk {disk}: the source has {size} bytes, its replica was made for {capacity}");
     Failure::new(Kind::ReplicaTooSmall, message, "Move the disk's replica away, and the next run makes one of the new size.")
         .because("SourceGrown")
+}
+
+/// A disk that is replicated and is not there to be read.
+fn gone(disk: u32) -> Failure {
+    let message = format!("disk {disk} takes no part in the snapshot");
+    Failure::new(Kind::SourceUnreachable, message, "Take it out of the cycle, and run again.").because("DisksChanged")
 }
 
 impl From<ApplierError> for Failure {

@@ -33,9 +33,13 @@ struct Azure {
 
 impl Azure {
     async fn start() -> Self {
+        Self::whose_disks_take(0.05).await
+    }
+
+    async fn whose_disks_take(disk: f64) -> Self {
         let quick = 0.05;
         let mut config = Config {
-            times: Times { disk: quick, access: quick, nic: quick, vm: quick, power: quick, retry_after: 1, rbac: 0.0, ..Times::default() },
+            times: Times { disk, access: quick, nic: quick, vm: quick, power: quick, retry_after: 1, rbac: 0.0, ..Times::default() },
             ..Config::default()
         };
         config.throttle.scale = 0.0;
@@ -179,6 +183,29 @@ async fn what_may_pass_is_sent_again_and_what_takes_too_long_is_told() {
     azure.inject("GET", "*/disks/*", 9, answer(500, "InternalServerError", None));
     let error = arm.disk(&seed("one")).await.unwrap_err();
     assert!(matches!(&error, ArmError::Failed { code, .. } if code == "InternalServerError"), "{error}");
+}
+
+/// No URL of an operation is kept: what is made is found by its name, and looked at until it is there.
+#[tokio::test]
+async fn an_operation_whose_caller_died_is_gone_on_with_by_the_disks_name() {
+    let azure = Azure::whose_disks_take(3.0).await;
+    let arm = azure.arm();
+    let died = tokio::time::timeout(Duration::from_millis(1500), arm.make_upload_disk(&seed("one"), &wanted())).await;
+    assert!(died.is_err(), "it was to be cut off in its midst");
+    let begun = arm.disk(&seed("one")).await.unwrap().expect("it is there by its name");
+    assert!(!begun.provisioned, "{begun:?}");
+    // Whoever asks for the same meanwhile is refused for now, and makes no second one.
+    let refused = azure.arm().make_upload_disk(&seed("one"), &wanted()).await.unwrap_err();
+    assert!(matches!(refused, ArmError::Conflict { .. }), "{refused}");
+    let made = loop {
+        let disk = arm.disk(&seed("one")).await.unwrap().unwrap();
+        if disk.provisioned {
+            break disk;
+        }
+    };
+    assert_eq!(made.state, DiskState::ReadyToUpload);
+    assert_eq!(arm.make_upload_disk(&seed("one"), &wanted()).await.unwrap().unique_id, made.unique_id);
+    assert_eq!(arm.disks(SUBSCRIPTION, GROUP).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -33,5 +33,5 @@ pub use error::Error;
 pub use fault::Fault;
 pub use moref::MoRef;
 pub use secret::Secret;
-pub use session::{Client, Credentials, LoginState, Refusal};
+pub use session::{Client, Credentials, LoginState, RETRY_LOGIN, Refusal};
 pub use tls::{Thumbprint, Trust};

@@ -14,7 +14,7 @@ use std::{
 };
 
 use blocklog::clock::Clock;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use zeroize::Zeroizing;
 
@@ -83,6 +83,17 @@ pub enum LoginState {
     },
     /// Refused: no call is made.
     Refused(Refusal),
+}
+
+/// A password that was refused is tried again after this, though nobody has written another: an account may have been unlocked.
+pub const RETRY_LOGIN: SignedDuration = SignedDuration::from_mins(5);
+
+impl LoginState {
+    /// True where a login was refused so long ago that the same words may be tried once more ([`Client::allow_login`]).
+    #[must_use]
+    pub fn may_be_tried_again(&self, now: Timestamp) -> bool {
+        matches!(self, Self::Refused(refusal) if now.duration_since(refusal.at) >= RETRY_LOGIN)
+    }
 }
 
 /// A session at a vCenter. What lives in it (filters, views, pages) dies with it.

@@ -11,10 +11,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use blocklog::test_support::ManualClock;
+use blocklog::{
+    ids::{Owner, VmId},
+    test_support::ManualClock,
+};
 use vsphere::{
-    Client, Credentials, Error, LoginState, Secret,
+    Client, Credentials, Error, LoginState, MoRef, Secret,
     error::WireError,
+    snapshot::{
+        Owning,
+        control::{Control, Settings},
+    },
     transport::{Reply, Request, Wire},
 };
 
@@ -41,6 +48,8 @@ struct Server {
     refusals: AtomicUsize,
     down: Mutex<bool>,
     forgets: Mutex<bool>,
+    /// The VM is there, and the user may not see it any more; else it is gone.
+    hidden: Mutex<bool>,
 }
 
 #[derive(Clone, Default)]
@@ -60,7 +69,7 @@ impl Wire for Fake {
         let plain = |body: String| Ok(Reply { cookie: None, body });
         if body.contains("<RetrieveServiceContent ") {
             return plain(envelope(
-                r#"<RetrieveServiceContentResponse xmlns="urn:vim25"><returnval><rootFolder type="Folder">group-d1</rootFolder><propertyCollector type="PropertyCollector">propertyCollector</propertyCollector><about><name>VMware vCenter Server</name><fullName>VMware vCenter Server 8.0.3</fullName><version>8.0.3</version><build>1</build><apiType>VirtualCenter</apiType><apiVersion>8.0.3.0</apiVersion><instanceUuid>dbed6e0c-bd88-4ef6-b594-21283e1c677f</instanceUuid></about><sessionManager type="SessionManager">SessionManager</sessionManager></returnval></RetrieveServiceContentResponse>"#,
+                r#"<RetrieveServiceContentResponse xmlns="urn:vim25"><returnval><rootFolder type="Folder">group-d1</rootFolder><propertyCollector type="PropertyCollector">propertyCollector</propertyCollector><about><name>VMware vCenter Server</name><fullName>VMware vCenter Server 8.0.3</fullName><version>8.0.3</version><build>1</build><apiType>VirtualCenter</apiType><apiVersion>8.0.3.0</apiVersion><instanceUuid>dbed6e0c-bd88-4ef6-b594-21283e1c677f</instanceUuid></about><sessionManager type="SessionManager">SessionManager</sessionManager><searchIndex type="SearchIndex">SearchIndex</searchIndex></returnval></RetrieveServiceContentResponse>"#,
             ));
         }
         if body.contains("<Login ") {
@@ -86,6 +95,18 @@ impl Wire for Fake {
         if body.contains("<Logout ") {
             server.valid.lock().unwrap().retain(|valid| *valid != cookie);
             return plain(envelope(r#"<LogoutResponse xmlns="urn:vim25"/>"#));
+        }
+        if body.contains("<FindByUuid ") {
+            // What may not be seen is not found.
+            return plain(envelope(r#"<FindByUuidResponse xmlns="urn:vim25"/>"#));
+        }
+        if body.contains("<RetrievePropertiesEx ") && *server.hidden.lock().unwrap() {
+            return plain(envelope(
+                r#"<RetrievePropertiesExResponse xmlns="urn:vim25"><returnval><objects><obj type="VirtualMachine">vm-7</obj><missingSet><path>name</path><fault><fault xsi:type="NoPermission"><object type="VirtualMachine">vm-7</object><privilegeId>System.Read</privilegeId></fault><localizedMessage>Permission to perform this operation was denied.</localizedMessage></fault></missingSet></objects></returnval></RetrievePropertiesExResponse>"#,
+            ));
+        }
+        if body.contains("<RetrievePropertiesEx ") {
+            return plain(fault("ManagedObjectNotFound"));
         }
         plain(envelope(r#"<CurrentTimeResponse xmlns="urn:vim25"><returnval>2026-01-02T03:04:05.678Z</returnval></CurrentTimeResponse>"#))
     }
@@ -195,4 +216,33 @@ async fn a_vcenter_that_is_down_is_no_refusal() {
 fn nobody_sees_the_password() {
     let credentials = credentials("hunter2");
     assert!(!format!("{credentials:?}").contains("hunter2"));
+}
+
+/// A search shows what the user may see: of a VM that a role hides the snapshots stand, and whoever takes it for gone leaves them for ever.
+#[tokio::test]
+async fn a_vm_that_may_not_be_seen_any_more_is_not_taken_for_gone() {
+    let (client, fake) = client("right");
+    let owner = Owner { cluster: "prod".into(), object: "apps/web".into() };
+    let vcenter = "dbed6e0c-bd88-4ef6-b594-21283e1c677f".parse().unwrap();
+    let owning = Owning { owner, vm: VmId { vcenter, instance: uuid::Uuid::from_u128(7) } };
+    let control = || Control::new(client.clone(), owning.clone(), Settings::default(), Arc::new(|_| {}));
+    let vm = MoRef::vm("vm-7");
+    *fake.0.hidden.lock().unwrap() = true;
+    let hidden = control().last_seen_as(vm.clone()).vm().await.unwrap_err();
+    assert_eq!(hidden.verdict().reason, "PrivilegeMissing", "{hidden}");
+    assert!(client.is_gone(&vm).await.is_err());
+    // Who has never seen it can't tell.
+    assert_eq!(control().vm().await.unwrap_err().verdict().reason, "SourceGone");
+    *fake.0.hidden.lock().unwrap() = false;
+    assert_eq!(control().last_seen_as(vm.clone()).vm().await.unwrap_err().verdict().reason, "SourceGone");
+    assert!(client.is_gone(&vm).await.unwrap());
+}
+
+#[test]
+fn a_refused_login_is_tried_again_after_five_minutes() {
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    let refused = LoginState::Refused(vsphere::Refusal { user: "u".into(), kind: "InvalidLogin".into(), at });
+    let after = |seconds| at + jiff::SignedDuration::from_secs(seconds);
+    assert!(!refused.may_be_tried_again(after(299)) && refused.may_be_tried_again(after(300)));
+    assert!(!LoginState::LoggedOut.may_be_tried_again(after(999)));
 }

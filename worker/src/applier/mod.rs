@@ -28,6 +28,7 @@ use blocklog::{
 use extents::ExtentSet;
 use futures::future::join_all;
 use replica::{Fence, FenceKind, ReplicaDisk, ReplicaError};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 pub use self::setback::note_setback;
@@ -370,6 +371,7 @@ impl Work<'_> {
         });
         let all = join_all(disks);
         let mut all = std::pin::pin!(all);
+        let (done, mut finished) = oneshot::channel::<()>();
         // Beside the writes, so that a slow log store does not hold them up.
         let keeper = async {
             let mut stop = std::pin::pin!(stop);
@@ -380,6 +382,7 @@ impl Work<'_> {
                         leave.stop();
                         return Ok(false);
                     }
+                    _ = &mut finished => return Ok(true),
                     () = leave.renewal_due() => {}
                 }
                 let kept = self.keep(held, seeds, leave).await;
@@ -398,7 +401,13 @@ impl Work<'_> {
                 ended = &mut keeper, if kept.is_none() => kept = Some(ended),
             }
         };
-        let kept = kept.unwrap_or(Ok(true));
+        // A renewal that is under way is waited for: one that is dropped in its midst leaves a ledger behind that is not the one we know, and
+        // all that was written would have been written for nothing.
+        drop(done);
+        let kept = match kept {
+            Some(kept) => kept,
+            None => keeper.await,
+        };
         if !kept? {
             return Ok(None);
         }

@@ -38,9 +38,9 @@ use crate::{
 };
 
 /// The pause between two looks while there is something to do, and for a minute afterwards: whoever waits for an order waits for this too.
-const BUSY_LOOK: Duration = Duration::from_secs(1);
+const BUSY_LOOK: Duration = Duration::from_millis(500);
 /// The pause that it grows to. A list costs money.
-const IDLE_LOOK: Duration = Duration::from_secs(5);
+const IDLE_LOOK: Duration = Duration::from_secs(3);
 /// How long after the last order looks stay quick.
 const WARM: Duration = Duration::from_secs(60);
 /// The pause after a try that came to nothing, doubled each time.

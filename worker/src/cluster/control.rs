@@ -55,6 +55,8 @@ pub struct Setup {
     pub owner: Owner,
     /// The cycle, and so the VM.
     pub of: CycleId,
+    /// The reference that the VM had when the cycle was made.
+    pub mo_ref: Option<MoRef>,
     /// How snapshots are gone about.
     pub settings: Settings,
     /// Disks that are compared in full because somebody asked for it.
@@ -84,6 +86,10 @@ impl VcenterControl {
         });
         let owning = Owning { owner: setup.owner.clone(), vm: setup.of.vm };
         let control = Control::new(setup.client.clone(), owning, setup.settings, notes);
+        let control = match &setup.mo_ref {
+            Some(last) => control.last_seen_as(last.clone()),
+            None => control,
+        };
         Self { setup, control, reporter, open: Mutex::default(), known: Mutex::default() }
     }
 
@@ -134,8 +140,9 @@ impl VcenterControl {
     }
 
     fn tell_taken(&self, name: String, taken: &Taken) {
-        let (reference, at, quiesced) = (taken.snapshot.id().to_owned(), taken.taken, taken.quiesced);
-        self.reporter.tell(&Told::Taken { name, reference, taken: at, quiesced });
+        let reference = taken.snapshot.id().to_owned();
+        let Taken { taken, quiesced, powered_off, .. } = *taken;
+        self.reporter.tell(&Told::Taken { name, reference, taken, quiesced, powered_off });
     }
 
     async fn disk_at(&self, snapshot: &Snapshot, disk: DiskKey) -> Result<DiskAt, SourceError> {
@@ -307,7 +314,7 @@ fn told(note: Note) -> Option<Told> {
         Note::Task(Progress::Running { task, name, percent }) => Told::Task { id: task.id().to_owned(), method: name, percent },
         Note::Task(Progress::Stalled { task, name, since, .. }) => {
             let message = format!("{name} ({task}) has not moved for {} minutes; it is waited for", since.as_secs() / 60);
-            Told::Waiting { reason: Reason::SourceUnreachable, message }
+            Told::Waiting { reason: Reason::SourceBusy, message }
         }
         Note::Waiting { reason: word, message, .. } => Told::Waiting { reason: reason(word), message: format!("{word}: {message}") },
         Note::NotQuiesced { message } => Told::Waiting { reason: Reason::QuiesceFailed, message },

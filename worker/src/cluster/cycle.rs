@@ -22,12 +22,11 @@ use crds::{
     replicated_vm::Quiesce,
     replication_cycle::DiskMode,
 };
-use jiff::SignedDuration;
 use kube::{Api, ResourceExt};
 use tokio::sync::watch;
 use uuid::Uuid;
 use vsphere::{
-    Client, LoginState,
+    Client, LoginState, MoRef,
     snapshot::{control::Settings, take::Policy},
 };
 
@@ -45,8 +44,9 @@ use crate::{
     cpu::Threads,
     env::{Env, Event, Progress},
     failure::Failure,
-    gateway::{self, End, GatewayError, Job},
+    gateway::{self, End, GatewayError, Job, Why},
     leases::Leases,
+    snapshot::SnapshotError,
     throttle::Throttle,
 };
 
@@ -54,8 +54,8 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long a password that was refused is not tried again, unless the file says another.
-const REFUSED: SignedDuration = SignedDuration::from_mins(5);
+/// The longest where a person has to do something first: a guest that can't be brought to rest must not be asked to each minute.
+const LONGEST_FOR_A_PERSON: Duration = Duration::from_secs(600);
 /// How long giving back may take once the process is told to stop.
 const GIVE_BACK: Duration = Duration::from_secs(4);
 
@@ -120,11 +120,13 @@ pub(super) fn is_over(cycle: &ReplicationCycle) -> bool {
     decided && is(ConditionType::SourceReleased, Status::True)
 }
 
-/// How a cycle is noted as failed that was ended for this reason. It is tried again where a datastore was in the way; else it is not wanted.
-fn word(reason: &str) -> &'static str {
+/// How a cycle is ended for this reason, and how it is noted as failed. Where only a datastore was in the way, what was read counts; what can't be
+/// applied any more keeps the word that says why; else it is not wanted.
+fn why(reason: &str) -> Why<'static> {
     match Reason::from_word(reason) {
-        Some(Reason::DatastoreFull) => Reason::DatastoreFull.as_str(),
-        _ => Reason::Cancelled.as_str(),
+        Some(Reason::DatastoreFull) => Why::SnapshotHasToGo(Reason::DatastoreFull.as_str()),
+        None | Some(Reason::Stopped) => Why::NotWanted(Reason::Cancelled.as_str()),
+        Some(other) => Why::NotWanted(other.as_str()),
     }
 }
 
@@ -226,7 +228,10 @@ impl Seen {
                 }
                 Attempt::Again(pause) => pause,
             };
-            let wait = pause.unwrap_or_else(|| (FIRST_PAUSE * 2_u32.pow(tried)).min(LONGEST_PAUSE));
+            let wait = match pause {
+                Pause::Of(wait) => wait,
+                Pause::Growing(longest) => (FIRST_PAUSE * 2_u32.pow(tried)).min(longest),
+            };
             tried = (tried + 1).min(8);
             tokio::select! {
                 biased;
@@ -241,7 +246,7 @@ impl Seen {
         let trouble = |failure: Failure| {
             let told = super::report::Told::Waiting { reason: super::control::reason(failure.reason), message: failure.message };
             reporter.tell(&told);
-            Attempt::Again(None)
+            Attempt::Again(Pause::Growing(LONGEST_PAUSE))
         };
         let (job, full) = match job(cycle) {
             Ok(job) => job,
@@ -256,6 +261,17 @@ impl Seen {
         match document::read::<State>(env.store.as_ref(), &env.keys, &names::state(job.of)).await {
             Ok(Some((state, _))) => reporter.change(|report| report.resume(&state)),
             Ok(None) => {}
+            // Nobody can go on from it, and its snapshot must not stand for that.
+            Err(LogError::Damaged { name, what }) => {
+                tracing::warn!(cycle = self.name, blob = name, what, "the cycle's state can't be read: its snapshot is released");
+                return match gateway::give_up(running.control.as_ref(), &job).await {
+                    Ok(()) => {
+                        reporter.change(|report| report.over(self.shared.clock.now()));
+                        Attempt::Over
+                    }
+                    Err(error) => trouble(error.into()),
+                };
+            }
             Err(error) => return trouble(error.into()),
         }
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.clone());
@@ -265,7 +281,7 @@ impl Seen {
             match want {
                 Want::Cancel(reason) => {
                     tracing::info!(cycle = self.name, reason, "cancelled");
-                    gateway::cancel(&env, control, &job, word(reason)).await
+                    gateway::cancel(&env, control, &job, why(reason)).await
                 }
                 Want::Run(_) | Want::Suspend | Want::Nothing => gateway::run(&env, control, &job).await,
             }
@@ -314,14 +330,15 @@ impl Seen {
         match result {
             Ok(_) => Attempt::Over,
             // It is noted as failed, its snapshot is gone; the next run says so.
-            Err(error) if error.is_final() => Attempt::Again(Some(Duration::ZERO)),
+            Err(error) if error.is_final() => Attempt::Again(Pause::Of(Duration::ZERO)),
             // Another gateway's lease: it ends within a minute, or that one is at work.
-            Err(GatewayError::Log(LogError::Store(StoreError::Leased(_)))) => Attempt::Again(Some(FIRST_PAUSE)),
+            Err(GatewayError::Log(LogError::Store(StoreError::Leased(_)))) => Attempt::Again(Pause::Of(FIRST_PAUSE)),
             // A file that was mended is to be seen soon, and looking costs vCenter nothing.
-            Err(_) if matches!(self.shared.client.login_state(), LoginState::Refused(_)) => Attempt::Again(Some(FIRST_PAUSE)),
+            Err(_) if matches!(self.shared.client.login_state(), LoginState::Refused(_)) => Attempt::Again(Pause::Of(FIRST_PAUSE)),
+            Err(GatewayError::Snapshot(SnapshotError::Refused(_))) => Attempt::Again(Pause::Growing(LONGEST_FOR_A_PERSON)),
             Err(_) => {
                 tracing::debug!(cycle = cycle.name_any(), "tried again");
-                Attempt::Again(None)
+                Attempt::Again(Pause::Growing(LONGEST_PAUSE))
             }
         }
     }
@@ -338,9 +355,7 @@ impl Seen {
         let Shared { config, client, clock, .. } = self.shared.as_ref();
         let credentials = open::credentials(&config.vcenter)?;
         client.set_credentials(credentials.clone()).await;
-        if let LoginState::Refused(refusal) = client.login_state()
-            && clock.now().duration_since(refusal.at) >= REFUSED
-        {
+        if client.login_state().may_be_tried_again(clock.now()) {
             client.allow_login().await;
         }
         let leases = Arc::new(Leases::new(self.shared.store.clone()));
@@ -356,6 +371,7 @@ impl Seen {
             vddk: vddk::Settings { nbdkit: config.vddk.nbdkit.clone(), libdir: config.vddk.libdir.clone() },
             owner: job.owner.clone(),
             of: job.of,
+            mo_ref: Some(cycle.spec.vm.mo_ref.clone()).filter(|id| !id.is_empty()).map(MoRef::vm),
             settings: Settings { policy, ..Settings::default() },
             full,
         };
@@ -394,8 +410,16 @@ enum Attempt {
     Over,
     /// The object asks for something else now.
     AskedElse,
-    /// It is tried again, after so long or after the usual pause.
-    Again(Option<Duration>),
+    /// It is tried again.
+    Again(Pause),
+}
+
+/// After how long something is tried again.
+enum Pause {
+    /// So long.
+    Of(Duration),
+    /// Longer each time, up to this.
+    Growing(Duration),
 }
 
 /// Returns when the object asks for something that what runs for `want` is not; false where nobody tells any more.

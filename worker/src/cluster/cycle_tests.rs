@@ -53,7 +53,11 @@ fn what_an_object_asks() {
 
 #[test]
 fn how_what_was_ended_is_noted() {
-    assert_eq!([word("Stopped"), word("DatastoreFull"), word("x")], ["Cancelled", "DatastoreFull", "Cancelled"]);
+    let (unwanted, room) = (Why::NotWanted("Cancelled"), Why::SnapshotHasToGo("DatastoreFull"));
+    assert_eq!(
+        [why("Stopped"), why("x"), why("DatastoreFull"), why("BasisPassed")],
+        [unwanted, unwanted, room, Why::NotWanted("BasisPassed")]
+    );
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub enum Told {
         taken: jiff::Timestamp,
         /// Whether the guest was at rest.
         quiesced: bool,
+        /// Whether the VM was powered off.
+        powered_off: bool,
     },
     /// It is about to be removed.
     Releasing {

@@ -113,7 +113,7 @@ impl Report {
                 self.snapshot(SnapshotState::Intended);
                 self.transfer(Finding::open(ConditionType::Transferred, Reason::TakingSnapshot, "the snapshot is being taken"));
             }
-            Told::Taken { name, reference, taken, quiesced } => {
+            Told::Taken { name, reference, taken, quiesced, powered_off } => {
                 // One that another cycle has left is found as well; it is about to go, and not this one's.
                 if self.other(reference) {
                     return;
@@ -121,6 +121,7 @@ impl Report {
                 let status = self.source.snapshot.get_or_insert_default();
                 (status.name, status.mo_ref) = (Some(name.clone()), Some(reference.clone()));
                 (status.taken, status.quiesced) = (Some(seconds(*taken)), Some(*quiesced));
+                status.powered_off = Some(*powered_off);
                 self.source.tasks.clear();
                 if self.transferred.status == Status::Unknown {
                     self.snapshot(SnapshotState::Taken);
@@ -306,7 +307,12 @@ impl Report {
 
     fn transferring(&mut self) {
         if self.transferred.status == Status::Unknown {
-            self.transfer(Finding::open(ConditionType::Transferred, Reason::Transferring, "disks are being transferred"));
+            let why = |disk: &SourceDisk| disk.reason.clone().filter(|reason| reason != Reason::NoBaseline.as_str());
+            let whole = self.disks.values().filter(|disk| disk.mode == Some(DiskMode::Full));
+            let whole: Vec<String> = whole.filter_map(|disk| Some(format!("{} ({})", disk.key, why(disk)?))).collect();
+            let compared = if whole.is_empty() { String::new() } else { format!("; compared in full: {}", whole.join(", ")) };
+            let message = format!("disks are being transferred{compared}");
+            self.transfer(Finding::open(ConditionType::Transferred, Reason::Transferring, message));
             let message = format!("the snapshot {} stands while its disks are read", self.name());
             self.release(Finding::open(ConditionType::SourceReleased, Reason::Transferring, message));
         }
@@ -380,7 +386,7 @@ fn finer(error: &GatewayError) -> Reason {
             let words = text.split(": ").map(reason);
             words.into_iter().find(|found| !matches!(found, Reason::SourceUnreachable)).unwrap_or(coarse)
         }
-        GatewayError::Log(_) | GatewayError::SourceGrown { .. } => coarse,
+        GatewayError::Log(_) | GatewayError::SourceGrown { .. } | GatewayError::DiskGone(_) => coarse,
     }
 }
 

@@ -15,7 +15,7 @@ fn at(second: i64) -> Timestamp {
 const DISK: DiskKey = DiskKey(2000);
 
 fn taken(reference: &str) -> Told {
-    Told::Taken { name: format!("hawser-7-{reference}"), reference: reference.to_owned(), taken: at(3), quiesced: false }
+    Told::Taken { name: format!("hawser-7-{reference}"), reference: reference.to_owned(), taken: at(3), quiesced: false, powered_off: true }
 }
 
 fn reading(changed: u64, mode: Mode) -> Told {
@@ -251,4 +251,16 @@ proptest! {
         }
         prop_assert_eq!(report.edges(), before);
     }
+}
+
+#[test]
+fn what_is_compared_in_full_and_why_is_said_while_it_is() {
+    let mut report = Report::begin("gateway-0", None, at(1));
+    report.take(&taken("snapshot-1"), at(3));
+    report.take(&Told::Full { disk: DISK, reason: Some(Reason::Reverted) }, at(3));
+    report.take(&reading(4000, Mode::Full), at(3));
+    let (source, conditions) = report.status(&[], Some(1), at(4));
+    assert_eq!(conditions[0].message, "disks are being transferred; compared in full: 2000 (Reverted)");
+    // Row 39 of docs/pitfalls.md: what the VM was when it was taken is kept.
+    assert_eq!(source.snapshot.unwrap().powered_off, Some(true));
 }

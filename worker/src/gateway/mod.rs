@@ -19,7 +19,7 @@ use blocklog::{
     held::Held,
     ids::{CycleId, Digest, DiskKey, Epoch, Owner},
     keys::Secret,
-    ledger::{Ledger, Refusal},
+    ledger::Ledger,
     names,
     plant::{Plant, planted},
     segment::MAX_SEGMENT,
@@ -89,6 +89,9 @@ pub enum GatewayError {
         /// What the seed was made for.
         capacity: u64,
     },
+    /// A disk that is replicated takes no part in the snapshot: it has left the VM, or became independent, since the cycle was claimed.
+    #[error("the snapshot holds no disk {0}: it was taken from the VM, or takes no part in snapshots any more")]
+    DiskGone(DiskKey),
 }
 
 impl GatewayError {
@@ -104,6 +107,7 @@ impl GatewayError {
             Self::Source { error: SourceError::Refused(_), .. } => "SourceRefused",
             Self::Source { .. } => "SourceUnreachable",
             Self::SourceGrown { .. } => "SourceGrown",
+            Self::DiskGone(_) => "DisksChanged",
         }
     }
 
@@ -112,7 +116,10 @@ impl GatewayError {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::SourceGrown { .. } | Self::Source { error: SourceError::TooShort { .. }, .. } | Self::Snapshot(SnapshotError::Gone(_))
+            Self::SourceGrown { .. }
+                | Self::DiskGone(_)
+                | Self::Source { error: SourceError::TooShort { .. }, .. }
+                | Self::Snapshot(SnapshotError::Gone(_))
         )
     }
 }
@@ -140,26 +147,76 @@ pub async fn run(env: &Env, control: &dyn SnapshotControl, job: &Job) -> Result<
     end
 }
 
-/// Ends a cycle before its time: no manifest will be written, and its snapshot goes. One that has its manifest already is sent, whatever is asked.
+/// Why a cycle is ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why<'a> {
+    /// Nobody wants it any more.
+    NotWanted(&'a str),
+    /// Only its snapshot has to go: what was read by now is worth as much as if somebody had removed the snapshot.
+    SnapshotHasToGo(&'a str),
+}
+
+/// Ends a cycle before its time: its snapshot goes. One that has its manifest already is sent, whatever is asked.
 ///
 /// # Errors
 /// [`GatewayError`]; nothing is lost by it.
-pub async fn cancel(env: &Env, control: &dyn SnapshotControl, job: &Job, reason: &str) -> Result<End, GatewayError> {
+pub async fn cancel(env: &Env, control: &dyn SnapshotControl, job: &Job, why: Why<'_>) -> Result<End, GatewayError> {
     let name = names::state(job.of);
     let lease = LeaseId(env.entropy.uuid());
     let mut held = Held::<State>::acquire(env.store.clone(), env.keys.clone(), env.clock.clone(), &name, lease).await?;
-    let end = match ended(env, job, &held).await {
-        Ok(end) => finish(env, control, &mut held, end.unwrap_or(End::Failed { reason: reason.to_owned() })).await,
-        Err(error) => Err(error),
-    };
+    let end = cut(env, control, job, &mut held, why).await;
     held.release().await;
     end
 }
 
+async fn cut(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>, why: Why<'_>) -> Result<End, GatewayError> {
+    let end = match (ended(env, job, held).await?, why) {
+        (Some(end), _) => end,
+        (None, Why::NotWanted(reason)) => End::Failed { reason: reason.to_owned() },
+        (None, Why::SnapshotHasToGo(reason)) => match so_far(env, control, job, held).await? {
+            Some(manifest) => sent(env, held, &manifest).await?,
+            None => End::Failed { reason: reason.to_owned() },
+        },
+    };
+    finish(env, control, held, end).await
+}
+
+/// The manifest of what was read by now, where that makes a cycle.
+async fn so_far(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>) -> Result<Option<Manifest>, GatewayError> {
+    let (SnapshotNote::Taken(snapshot), Ok(ledger)) = (held.value().snapshot.clone(), basis(env, job, held.value()).await?) else {
+        return Ok(None);
+    };
+    if held.value().disks.is_empty() {
+        return Ok(None);
+    }
+    let stands = renewing(env, held, control.stands(&snapshot)).await??;
+    let done = resume::durable(env, held, stands).await?;
+    Ok(manifest(held.value(), &ledger, &snapshot, done, true))
+}
+
+async fn sent(env: &Env, held: &Held<State>, manifest: &Manifest) -> Result<End, GatewayError> {
+    held.check()?;
+    let digest = commit(env, manifest).await?;
+    env.progress.note(Event::Sent);
+    Ok(End::Sent { manifest: digest })
+}
+
+/// Releases the snapshots of a cycle whose `state` can't be read, so that nobody can go on from it. It needs no lease: who still has one finds at
+/// its next write that its `state` is another, and whoever else releases them only waits for the same removal.
+///
+/// # Errors
+/// [`SnapshotError`]; it is safe to try again.
+pub async fn give_up(control: &dyn SnapshotControl, job: &Job) -> Result<(), SnapshotError> {
+    for found in control.find(job.of.vm).await?.into_iter().filter(|found| found.is_up_to(job.of)) {
+        control.release(&found.snapshot).await?;
+    }
+    Ok(())
+}
+
 async fn act(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>) -> Result<End, GatewayError> {
     match go_on(env, control, job, held).await {
-        // No successor would come further, and the snapshot must not stand for ever.
-        Err(error) if error.is_final() => {
+        // No successor would come further, and the snapshot must not stand for ever. A log that is complete stays so: it only has to be released.
+        Err(error) if error.is_final() && held.value().phase != Phase::Sent => {
             env.progress.note(Event::Waiting { reason: error.reason(), message: error.to_string() });
             finish(env, control, held, End::Failed { reason: error.reason().to_owned() }).await?;
             Err(error)
@@ -174,7 +231,7 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
     }
     let ledger = match basis(env, job, held.value()).await? {
         Ok(ledger) => ledger,
-        Err(refusal) => return finish(env, control, held, End::Failed { reason: refusal.reason().to_owned() }).await,
+        Err(reason) => return finish(env, control, held, End::Failed { reason: reason.to_owned() }).await,
     };
     // It was sent, and somebody has deleted its manifest. What it read is of a snapshot that is gone: under a new one it would move the baseline
     // past changes that nobody has sent.
@@ -188,6 +245,10 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
         if !stands {
             return finish(env, control, held, End::Failed { reason: "SnapshotLost".to_owned() }).await;
         }
+        // What takes no part in the snapshot would be read as it is written, or not at all.
+        if let Some(disk) = ledger.seeds.keys().find(|disk| !snapshot.change_ids.contains_key(disk)) {
+            return Err(GatewayError::DiskGone(*disk));
+        }
         decide_modes(env, control, job, &ledger, &snapshot, held).await?;
     }
     let done = resume::durable(env, held, stands).await?;
@@ -200,12 +261,7 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
         (done, true)
     };
     let end = match manifest(held.value(), &ledger, &snapshot, kept, lost) {
-        Some(manifest) => {
-            held.check()?;
-            let digest = commit(env, &manifest).await?;
-            env.progress.note(Event::Sent);
-            End::Sent { manifest: digest }
-        }
+        Some(manifest) => sent(env, held, &manifest).await?,
         None => End::Failed { reason: "SnapshotLost".to_owned() },
     };
     finish(env, control, held, end).await
@@ -220,11 +276,14 @@ async fn ended(env: &Env, job: &Job, held: &Held<State>) -> Result<Option<End>, 
     Ok(found.map(|(_, manifest)| End::Sent { manifest }))
 }
 
-/// The ledger that the cycle is computed from, if the cycle can still be applied.
-async fn basis(env: &Env, job: &Job, state: &State) -> Result<Result<Ledger, Refusal>, GatewayError> {
+/// The ledger that the cycle is computed from, if the cycle can still be applied; else the reason word.
+async fn basis(env: &Env, job: &Job, state: &State) -> Result<Result<Ledger, &'static str>, GatewayError> {
     let name = names::ledger(job.of.vm);
-    let (ledger, _) = document::require::<Ledger>(env.store.as_ref(), &env.keys, &name).await?;
-    Ok(ledger.supports(&job.owner, job.of, state.basis).map(|()| ledger))
+    Ok(match document::read::<Ledger>(env.store.as_ref(), &env.keys, &name).await? {
+        Some((ledger, _)) => ledger.supports(&job.owner, job.of, state.basis).map(|()| ledger).map_err(|refusal| refusal.reason()),
+        // The replica's truth is gone: whatever becomes of it, this cycle is not what goes on from there, and its snapshot must not wait for it.
+        None => Err(LogError::Missing(name).reason()),
+    })
 }
 
 /// The next epoch, with a data key of its own.
@@ -417,11 +476,19 @@ async fn finish(env: &Env, control: &dyn SnapshotControl, held: &mut Held<State>
     };
     held.write(next.clone()).await?;
     // Whatever the note says: a call to take one may have been carried out long after its caller gave up.
+    let mut released = Vec::new();
     for found in renewing(env, held, control.find(next.of.vm)).await?? {
         // One of a later cycle is that gateway's business; so is one of another incarnation, for this one may be the dead one.
         if found.is_up_to(next.of) {
             renewing(env, held, control.release(&found.snapshot)).await??;
+            released.push(found.snapshot.reference);
         }
+    }
+    // One that is noted and not found is gone, and may have left disks to consolidate; or somebody has edited its name, and has to be told.
+    if let SnapshotNote::Taken(noted) = &next.snapshot
+        && !released.contains(&noted.reference)
+    {
+        renewing(env, held, control.release(noted)).await??;
     }
     next.snapshot = SnapshotNote::Released;
     held.write(next).await?;

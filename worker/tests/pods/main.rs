@@ -11,7 +11,7 @@ use blocklog::cycle::Mode;
 use crds::replication_cycle::SnapshotState;
 use serde_json::{Value, json};
 use vsphere::LoginState;
-use worker::gateway::{self, End};
+use worker::gateway::{self, End, Why};
 
 use self::world::{Gateway, MIB, World};
 
@@ -78,20 +78,8 @@ async fn a_gateway_that_stops_is_succeeded_and_its_snapshot_goes_at_the_end() {
     world.write(2000, 0, 8 * MIB, 1).await;
     let of = world.cycle().await;
     let first = world.gateway(of, world.client("sandbox"));
-    // It is dropped when it has read something.
-    tokio::select! {
-        _ = first.run() => panic!("it was to be stopped before"),
-        () = async {
-            while first.reporter.report().status(&[], None, world.clock.now()).0.uploaded_bytes.unwrap_or_default() == 0 {
-                first.reporter.news().await;
-            }
-        } => {}
-    }
-    first.control.close().await;
+    killed_in_transfer(&world, &first).await;
     assert_eq!(world.snapshots().await.len(), 1);
-    // Its lease was not given back: the store's clock is not ours to move, so it is broken as the minute would.
-    let state = blocklog::names::state(of);
-    blocklog::store::LogStore::break_lease(world.store.as_ref(), &state).await.unwrap();
     let second = world.gateway(of, world.client("sandbox"));
     sent(&second).await;
     assert_eq!(world.snapshots().await, Vec::<String>::new());
@@ -107,6 +95,22 @@ async fn cancelled_it_leaves_no_snapshot_and_no_manifest() {
     world.write(2000, 0, 8 * MIB, 1).await;
     let of = world.cycle().await;
     let gateway = world.gateway(of, world.client("sandbox"));
+    killed_in_transfer(&world, &gateway).await;
+    let end = gateway::cancel(&gateway.env, gateway.control.as_ref(), &gateway.job, Why::NotWanted("Cancelled")).await;
+    assert_eq!(end, Ok(End::Failed { reason: "Cancelled".into() }));
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
+    // The next one covers the same ground.
+    let next = world.gateway(world.cycle().await, world.client("sandbox"));
+    assert!(next.job.of.cycle > of.cycle);
+    sent(&next).await;
+    // One that is sent stays sent, whatever is asked.
+    let end = gateway::cancel(&next.env, next.control.as_ref(), &next.job, Why::NotWanted("Cancelled")).await;
+    assert!(matches!(end, Ok(End::Sent { .. })), "{end:?}");
+    world.apply(next.job.of).await;
+}
+
+/// Drops a run when it has read something, as a kill would.
+async fn killed_in_transfer(world: &World, gateway: &Gateway) {
     tokio::select! {
         _ = gateway.run() => panic!("it was to be stopped before"),
         () = async {
@@ -115,18 +119,95 @@ async fn cancelled_it_leaves_no_snapshot_and_no_manifest() {
             }
         } => {}
     }
-    blocklog::store::LogStore::break_lease(world.store.as_ref(), &blocklog::names::state(of)).await.unwrap();
-    let end = gateway::cancel(&gateway.env, gateway.control.as_ref(), &gateway.job, "Cancelled").await;
-    assert_eq!(end, Ok(End::Failed { reason: "Cancelled".into() }));
-    assert_eq!(world.snapshots().await, Vec::<String>::new());
-    // The next one covers the same ground.
-    let next = world.gateway(world.cycle().await, world.client("sandbox"));
-    assert!(next.job.of.cycle > of.cycle);
-    sent(&next).await;
-    // One that is sent stays sent, whatever is asked.
-    let end = gateway::cancel(&next.env, next.control.as_ref(), &next.job, "Cancelled").await;
+    gateway.control.close().await;
+    // Its lease was not given back, and the store's clock is not ours to move.
+    blocklog::store::LogStore::break_lease(world.store.as_ref(), &blocklog::names::state(gateway.job.of)).await.unwrap();
+}
+
+/// A snapshot that has to go for its datastore's sake: what was read of disks that are compared in full is not read again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_has_to_go_leaves_what_was_read() {
+    let world = World::new().await;
+    world.write(2000, 0, 8 * MIB, 1).await;
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    killed_in_transfer(&world, &gateway).await;
+    let why = Why::SnapshotHasToGo("DatastoreFull");
+    let end = gateway::cancel(&gateway.env, gateway.control.as_ref(), &gateway.job, why).await;
     assert!(matches!(end, Ok(End::Sent { .. })), "{end:?}");
-    world.apply(next.job.of).await;
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
+    let manifest = world.apply_partial(gateway.job.of).await;
+    let uploaded: u64 = manifest.disks.values().map(|disk| disk.figures.uploaded).sum();
+    assert!(manifest.partial() && uploaded > 0, "{uploaded}");
+    // The next one sends the rest, and finds in place what is.
+    let next = world.gateway(world.cycle().await, world.client("sandbox"));
+    sent(&next).await;
+    let rest = world.apply(next.job.of).await;
+    let in_place: u64 = rest.disks.values().map(|disk| disk.figures.in_place).sum();
+    assert!(in_place > 0, "all of it was sent again");
+    // A delta that is cut off has nothing that could be applied: its snapshot's changes count as a whole, or not at all.
+    world.write(2000, 0, 8 * MIB, 2).await;
+    let delta = world.gateway(world.cycle().await, world.client("sandbox"));
+    killed_in_transfer(&world, &delta).await;
+    let end = gateway::cancel(&delta.env, delta.control.as_ref(), &delta.job, why).await;
+    assert_eq!(end, Ok(End::Failed { reason: "DatastoreFull".into() }));
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
+}
+
+/// A snapshot that somebody else has removed, and that left its deltas behind: whoever succeeds the gateway merges them, or the VM would write to
+/// them for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_removed_snapshot_has_left_is_consolidated_by_a_successor() {
+    let world = World::new().await;
+    world.write(2000, 0, 8 * MIB, 1).await;
+    let of = world.cycle().await;
+    let first = world.gateway(of, world.client("sandbox"));
+    killed_in_transfer(&world, &first).await;
+    let snapshot = world.ask("GET", "/vms/web", Value::Null).await["snapshots"][0]["ref"].as_str().unwrap().to_owned();
+    world.ask("PUT", "/vms/web/consolidation", json!({"tries": 1})).await;
+    world.ask("DELETE", &format!("/snapshots/{snapshot}"), Value::Null).await;
+    assert_eq!(world.ask("GET", "/vms/web", Value::Null).await["consolidationNeeded"], true);
+    let second = world.gateway(of, world.client("sandbox"));
+    let end = second.run().await;
+    assert!(matches!(&end, Ok(End::Sent { .. } | End::Failed { .. })), "{end:?}");
+    assert_eq!(world.ask("GET", "/vms/web", Value::Null).await["consolidationNeeded"], false);
+}
+
+/// Row 25: a disk that left the VM after the cycle was claimed, before its snapshot was taken. No other try could end otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_not_in_the_snapshot_ends_the_cycle() {
+    let world = World::new().await;
+    world.write(2000, 0, MIB, 1).await;
+    let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
+    world.ask("DELETE", "/vms/web/disks/2001", Value::Null).await;
+    let error = gateway.run().await.unwrap_err();
+    assert_eq!((error.reason(), error.is_final()), ("DisksChanged", true), "{error}");
+    assert_eq!(gateway.run().await, Ok(End::Failed { reason: "DisksChanged".into() }));
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
+}
+
+/// The truth about the replica is gone: its cycle ends all the same, and its snapshot goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cycle_without_a_ledger_or_a_state_that_can_be_read_leaves_no_snapshot() {
+    let world = World::new().await;
+    world.write(2000, 0, 8 * MIB, 1).await;
+    let lost = world.gateway(world.cycle().await, world.client("sandbox"));
+    killed_in_transfer(&world, &lost).await;
+    let store: &dyn blocklog::store::LogStore = world.store.as_ref();
+    let name = blocklog::names::ledger(lost.job.of.vm);
+    let ledger = store.get(&name).await.unwrap().unwrap();
+    store.delete(&name, None).await.unwrap();
+    assert_eq!(lost.run().await, Ok(End::Failed { reason: "BlobMissing".into() }));
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
+    store.put(&name, ledger.body, blocklog::store::When::Absent, None).await.unwrap();
+
+    let damaged = world.gateway(world.cycle().await, world.client("sandbox"));
+    killed_in_transfer(&world, &damaged).await;
+    let name = blocklog::names::state(damaged.job.of);
+    store.put(&name, bytes::Bytes::from_static(b"{}"), blocklog::store::When::Always, None).await.unwrap();
+    assert_eq!(damaged.run().await.unwrap_err().reason(), "BlobDamaged");
+    assert_eq!(world.snapshots().await.len(), 1);
+    gateway::give_up(damaged.control.as_ref(), &damaged.job).await.unwrap();
+    assert_eq!(world.snapshots().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +313,7 @@ async fn a_vm_that_is_deleted_under_a_cycle_ends_it_and_costs_the_replica_nothin
     assert_eq!((error.reason(), error.is_final()), ("VmNotFound", true), "{error}");
     assert_eq!(late.run().await, Ok(End::Failed { reason: "VmNotFound".into() }));
     let cancelled = world.gateway(world.cycle().await, world.client("sandbox"));
-    let end = gateway::cancel(&cancelled.env, cancelled.control.as_ref(), &cancelled.job, "Cancelled").await;
+    let end = gateway::cancel(&cancelled.env, cancelled.control.as_ref(), &cancelled.job, Why::NotWanted("Cancelled")).await;
     assert_eq!(end, Ok(End::Failed { reason: "Cancelled".into() }));
     assert_eq!(world.ledger().await, before, "the replica, its recovery point and its baseline are as they were");
 }

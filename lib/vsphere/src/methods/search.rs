@@ -39,6 +39,25 @@ impl Client {
         Ok(answer.child("returnval").and_then(MoRef::read))
     }
 
+    /// Whether an object is gone. Searches and views show only what the user may see; so one that is not found there is asked for by the
+    /// reference that it had.
+    ///
+    /// # Errors
+    /// [`Error`]: a fault `NoPermission` where it is there, and the user may not see it.
+    pub async fn is_gone(&self, object: &MoRef) -> Result<bool, Error> {
+        let fault = match self.read(object, &["name"]).await {
+            Ok(mut content) => {
+                content.missing.pop().map(|(_, fault)| Error::Fault { method: "RetrievePropertiesEx".into(), fault: Box::new(fault) })
+            }
+            Err(error) => Some(error),
+        };
+        match fault {
+            None => Ok(false),
+            Some(error) if error.fault().is_some_and(|fault| fault.is("ManagedObjectNotFound")) => Ok(true),
+            Some(error) => Err(error),
+        }
+    }
+
     /// What lies at this path, if it is a VM.
     ///
     /// # Errors

@@ -167,6 +167,8 @@ pub struct Control {
     settings: Settings,
     notes: Notes,
     vm: Mutex<Option<MoRef>>,
+    /// The reference that the VM had when it was last seen.
+    last: Option<MoRef>,
     /// The files of each snapshot when they were last looked at.
     chains: Mutex<BTreeMap<MoRef, Chains>>,
 }
@@ -175,7 +177,13 @@ impl Control {
     /// Of the VM of `owning`, known by its instance UUID. `notes` is told what is waited for.
     #[must_use]
     pub fn new(client: Client, owning: Owning, settings: Settings, notes: Notes) -> Self {
-        Self { client, owning, settings, notes, vm: Mutex::new(None), chains: Mutex::new(BTreeMap::new()) }
+        Self { client, owning, settings, notes, vm: Mutex::new(None), last: None, chains: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// With the reference that the VM had when it was last seen: one that can't be found is taken for gone only where that is gone, too.
+    #[must_use]
+    pub fn last_seen_as(self, vm: MoRef) -> Self {
+        Self { last: Some(vm), ..self }
     }
 
     /// The client.
@@ -201,6 +209,10 @@ impl Control {
         let found = self.client.find_by_instance_uuid(self.owning.vm.instance).await.map_err(fail)?;
         let gone =
             || Failure::person("SourceGone", format!("no VM has the instance UUID {}. Its replica is kept.", self.owning.vm.instance));
+        if let (None, Some(last)) = (&found, &self.last) {
+            // An error where it is there and our user may not see it: its snapshots stand.
+            self.client.is_gone(last).await.map_err(fail)?;
+        }
         Ok(known.insert(found.ok_or_else(gone)?).clone())
     }
 
@@ -486,7 +498,11 @@ impl Control {
                     return Ok(());
                 }
                 release::Step::Refuse => {
-                    return Err(Failure::person("NotOurs", format!("the snapshot {snapshot} is not ours, and is not touched.")));
+                    let message = format!(
+                        "the name or the description of the snapshot {snapshot} is not what it was given, so it can't be told whose it is, and it is \
+                         not touched. Remove it in vCenter, or give it back its name and description."
+                    );
+                    return Err(Failure::person("NotOurs", message));
                 }
                 release::Step::Await(task) => {
                     self.wait(&task, Doing::RemovingSnapshot).await?;
@@ -508,6 +524,15 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Returns when no task that changes the VM's disks runs, and nothing is left to consolidate.
+    ///
+    /// # Errors
+    /// As [`Control::release`].
+    pub async fn settle(&self) -> Result<(), Failure> {
+        // As after a removal that somebody has seen to.
+        self.release(&MoRef::snapshot("")).await
     }
 
     async fn consolidate(&self, vm: &MoRef, attempts: &mut u32) -> Result<bool, Failure> {
