@@ -113,6 +113,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let Some(leadership) = lead(&client, &arguments, clock.as_ref(), stop.clone()).await? else { return Ok(()) };
     leads.send_replace(true);
+    metrics.leading.set(1.0);
     let lost = leadership.lost();
 
     let scopes: Vec<Option<String>> =
@@ -185,6 +186,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         () = late => tracing::warn!("not all passes have ended in time"),
     }
     leads.send_replace(false);
+    context.metrics.leading.set(0.0);
     for site in context.sites.all() {
         if let Ok(vcenter) = &site.vcenter {
             // A session that is left counts against vCenter's limit until it runs out.

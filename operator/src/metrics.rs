@@ -1,12 +1,14 @@
 //! Figures for Prometheus.
 
 use jiff::Timestamp;
-use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 /// The operator's figures. Labels are names of objects and words of closed sets, never texts.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    /// `hawser_leading`
+    pub leading: Gauge,
     /// `hawser_recovery_point_timestamp_seconds`
     pub recovery_point: GaugeVec,
     /// `hawser_vm_ready`
@@ -30,6 +32,7 @@ impl Metrics {
     /// Where two have one name, which a test would have shown.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        let leading = Gauge::with_opts(Opts::new("hawser_leading", "1 where this replica of the operator leads, 0 where it waits"))?;
         let vm = &["namespace", "name"];
         let recovery_point = GaugeVec::new(
             Opts::new("hawser_recovery_point_timestamp_seconds", "When the snapshot of the last recovery point was taken"),
@@ -55,6 +58,7 @@ impl Metrics {
             &["kind"],
         )?;
         let errors = IntCounterVec::new(Opts::new("hawser_reconcile_errors_total", "Passes that failed"), &["kind", "reason"])?;
+        registry.register(Box::new(leading.clone()))?;
         registry.register(Box::new(recovery_point.clone()))?;
         registry.register(Box::new(ready.clone()))?;
         registry.register(Box::new(apply_failures.clone()))?;
@@ -62,7 +66,7 @@ impl Metrics {
         registry.register(Box::new(cycles.clone()))?;
         registry.register(Box::new(passes.clone()))?;
         registry.register(Box::new(errors.clone()))?;
-        Ok(Self { registry, recovery_point, ready, apply_failures, snapshots, cycles, passes, errors })
+        Ok(Self { registry, leading, recovery_point, ready, apply_failures, snapshots, cycles, passes, errors })
     }
 
     /// Tells since when a snapshot stands on a VM.
@@ -82,6 +86,9 @@ impl Metrics {
         let _ = self.recovery_point.remove_label_values(&[namespace, name]);
         let _ = self.ready.remove_label_values(&[namespace, name]);
         let _ = self.apply_failures.remove_label_values(&[namespace, name]);
+        for reason in crds::reasons::Reason::ALL {
+            let _ = self.cycles.remove_label_values(&[namespace, name, reason.as_str()]);
+        }
         self.snapshot(namespace, name, None);
     }
 
@@ -104,6 +111,9 @@ mod tests {
     fn the_alerts_ask_for_figures_that_there_are() {
         let metrics = Metrics::new().unwrap();
         metrics.snapshot("apps", "web", Some(Timestamp::UNIX_EPOCH));
+        for one in [&metrics.recovery_point, &metrics.apply_failures] {
+            one.with_label_values(&["apps", "web"]).set(1.0);
+        }
         let told = String::from_utf8(metrics.text()).unwrap();
         let rules = include_str!("../../charts/hawser/templates/alerts.yaml");
         let words = rules.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
@@ -119,6 +129,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.ready.with_label_values(&["apps", "web"]).set(1.0);
         metrics.apply_failures.with_label_values(&["apps", "web"]).set(3.0);
+        metrics.cycles.with_label_values(&["apps", "web", "SnapshotLost"]).inc();
         assert!(String::from_utf8(metrics.text()).unwrap().contains(r#"hawser_vm_ready{name="web",namespace="apps"} 1"#));
         metrics.snapshot("apps", "web", Timestamp::from_second(1_700_000_000).ok());
         let told = |metrics: &Metrics| {

@@ -32,13 +32,15 @@ fn told(permissions: &[rights::Permission], group: &str, trouble: Trouble) -> Tr
         );
         (Reason::RolesPending, why)
     } else {
-        let why = format!(
-            "the principal lacks actions on the resource group {group}: {}; assign it a role there that has them",
-            missing.join(", ")
-        );
-        (Reason::RolesMissing, why)
+        (Reason::RolesMissing, lacks(group, &missing))
     };
     Trouble { reason, message: format!("{}: {why}", trouble.message.trim_end_matches('.')), ..trouble }
+}
+
+/// What is missing, and what helps.
+#[must_use]
+pub fn lacks(group: &str, missing: &[&str]) -> String {
+    format!("the principal lacks actions on the resource group {group}: {}; assign it a role there that has them", missing.join(", "))
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! Asks what an appliance talks to whether all is as replication will need it.
+//! Asks what an appliance talks to whether all is as replication will need it. One that is silent is told as soon as one that refuses, and keeps
+//! nobody from telling what the others say.
+
+use std::{sync::Arc, time::Duration};
 
 use azure::rights;
 use blocklog::{LogError, clock::Clock, cycle::KeyCheck, document, key_check, names, steward::Steward, store::StoreError};
@@ -16,13 +19,43 @@ use vsphere::{
 use super::site::{Site, VCenter};
 use crate::{roles, trouble::Trouble};
 
+/// How long a server may take for all of its answers.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// An answer; none where it takes longer than [`ANSWER`].
+async fn in_time<T>(clock: &dyn Clock, answer: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        answer = answer => Some(answer),
+        () = clock.sleep(ANSWER) => None,
+    }
+}
+
+fn silent(who: &str) -> String {
+    format!("{who} has not answered for {} s", ANSWER.as_secs())
+}
+
+/// What was found of vCenter, and who it is.
+pub type OfVCenter = (Vec<Finding>, Option<VCenterIdentity>);
+
 /// What was found of vCenter.
-pub async fn vcenter(site: &Site, known: Option<&VCenterIdentity>) -> (Vec<Finding>, Option<VCenterIdentity>) {
-    let unknown = |of| Finding::open(of, Reason::NotChecked, "vCenter can't be asked");
-    let failed = |trouble: Trouble| {
-        let found = Finding::fails(C::VCenterReachable, trouble.reason, vcenter_remedy(&trouble, &site.spec));
-        (vec![found, unknown(C::VCenterPrivileges)], known.cloned())
-    };
+pub async fn vcenter(site: &Arc<Site>, known: Option<VCenterIdentity>, clock: &dyn Clock) -> OfVCenter {
+    let (asked, before) = (site.clone(), known.clone());
+    // Not dropped where it takes longer: a login that is cut off is a session that nobody ends.
+    let asked = tokio::spawn(async move { ask_vcenter(&asked, before.as_ref()).await });
+    match in_time(clock, asked).await {
+        Some(Ok(found)) => found,
+        Some(Err(_)) | None => vcenter_fails(site, known.as_ref(), &Trouble::new(Reason::Unreachable, silent("vCenter"))),
+    }
+}
+
+fn vcenter_fails(site: &Site, known: Option<&VCenterIdentity>, trouble: &Trouble) -> OfVCenter {
+    let found = Finding::fails(C::VCenterReachable, trouble.reason, vcenter_remedy(trouble, &site.spec));
+    (vec![found, Finding::open(C::VCenterPrivileges, Reason::NotChecked, "vCenter can't be asked")], known.cloned())
+}
+
+async fn ask_vcenter(site: &Site, known: Option<&VCenterIdentity>) -> OfVCenter {
+    let failed = |trouble: Trouble| vcenter_fails(site, known, &trouble);
     let vcenter = match &site.vcenter {
         Ok(vcenter) => vcenter,
         Err(trouble) => return failed(trouble.clone()),
@@ -92,7 +125,13 @@ async fn missing(vcenter: &VCenter) -> Result<Vec<&'static Privilege>, vsphere::
 }
 
 /// What was found of Azure's roles.
-pub async fn azure(site: &Site) -> Finding {
+pub async fn azure(site: &Site, clock: &dyn Clock) -> Finding {
+    let endpoint = &site.spec.azure.endpoints.resource_manager;
+    let silent = || Finding::fails(C::AzurePermissions, Reason::Unreachable, silent(&format!("{endpoint}, or who issues tokens for it,")));
+    in_time(clock, ask_azure(site)).await.unwrap_or_else(silent)
+}
+
+async fn ask_azure(site: &Site) -> Finding {
     let of = C::AzurePermissions;
     let arm = match &site.target {
         Ok(target) => &target.arm,
@@ -129,11 +168,7 @@ pub async fn azure(site: &Site) -> Finding {
             if missing.is_empty() {
                 return Finding::holds(of, Reason::AsExpected, "");
             }
-            let message = format!(
-                "the principal lacks actions on the resource group {group}: {}; assign it a role there that has them",
-                missing.join(", ")
-            );
-            Finding::fails(of, Reason::RolesMissing, message)
+            Finding::fails(of, Reason::RolesMissing, roles::lacks(group, &missing))
         }
         Err(error) => fails(error).await,
     }
@@ -158,9 +193,10 @@ pub async fn log(site: &Site, clock: &dyn Clock) -> Vec<Finding> {
             ];
         }
     };
-    let told = match check(steward, clock).await {
-        Ok(()) => Ok(()),
-        Err(LogError::Store(error)) => {
+    let told = match in_time(clock, check(steward, clock)).await {
+        None => Err((reached, Reason::LogStoreUnreachable, remedy(Reason::LogStoreUnreachable, &silent("it"), &site.spec))),
+        Some(Ok(())) => Ok(()),
+        Some(Err(LogError::Store(error))) => {
             let reason = match &error {
                 StoreError::Denied(text) if text.contains("there is no container") => Reason::ContainerMissing,
                 StoreError::Denied(_) => Reason::LogStoreDenied,
@@ -168,7 +204,7 @@ pub async fn log(site: &Site, clock: &dyn Clock) -> Vec<Finding> {
             };
             Err((reached, reason, remedy(reason, &error.to_string(), &site.spec)))
         }
-        Err(error) => Err((verified, crate::trouble::reason_of(error.reason()), error.to_string())),
+        Some(Err(error)) => Err((verified, crate::trouble::reason_of(error.reason()), error.to_string())),
     };
     match told {
         Ok(()) => vec![Finding::holds(reached, Reason::AsExpected, ""), Finding::holds(verified, Reason::AsExpected, "")],
@@ -220,9 +256,16 @@ pub fn tls(site: &Site, found: &[Finding]) -> Finding {
     let built =
         troubles.into_iter().flatten().find(|trouble| untrusted(trouble.reason)).map(|trouble| (trouble.reason, trouble.message.clone()));
     let met = found.iter().find(|finding| untrusted(finding.reason)).map(|finding| (finding.reason, finding.message.clone()));
-    match built.or(met) {
-        Some((reason, message)) => Finding::fails(C::TLSVerified, reason, message),
-        None => Finding::holds(C::TLSVerified, Reason::AsExpected, ""),
+    let unseen =
+        |of| found.iter().find(|finding| finding.of == of && matches!(finding.reason, Reason::Unreachable | Reason::LogStoreUnreachable));
+    let unseen = [C::VCenterReachable, C::AzurePermissions, C::LogStoreReachable].into_iter().find_map(unseen);
+    match (built.or(met), unseen) {
+        (Some((reason, message)), _) => Finding::fails(C::TLSVerified, reason, message),
+        // Whose certificate nobody has seen is not verified.
+        (None, Some(finding)) => {
+            Finding::open(C::TLSVerified, Reason::NotChecked, format!("not every server has answered: {}", finding.message))
+        }
+        (None, None) => Finding::holds(C::TLSVerified, Reason::AsExpected, ""),
     }
 }
 

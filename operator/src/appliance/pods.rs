@@ -22,7 +22,7 @@ const DISTRIB: &str = "vmware-vix-disklib-distrib";
 /// Where the token for Azure lies.
 const TOKENS: &str = "/var/run/secrets/azure/tokens";
 /// The user of the image: no file of it belongs to it.
-const USER: i64 = 10001;
+const USER: i64 = 65532;
 
 /// One half of the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +156,7 @@ pub fn deployment(appliance: &Appliance, component: Component, settings: &Settin
     let account = workers.service_account_name.as_deref().unwrap_or(&settings.worker_service_account);
     let digest = blake3::hash(file(appliance, component, &settings.cluster).to_string().as_bytes()).to_hex();
     let labels = labels(appliance, component);
-    let mut pod_labels = labels.clone();
+    let mut pod_labels = with_common(labels.clone(), component);
     // The workload identity webhook looks at pods with this label alone.
     if spec.azure.credentials.type_ == CredentialsType::WorkloadIdentity {
         pod_labels["azure.workload.identity/use"] = json!("true");
@@ -251,8 +251,15 @@ fn labels(appliance: &Appliance, component: Component) -> Value {
     json!({ names::APPLIANCE_LABEL: appliance.metadata.name, names::COMPONENT_LABEL: component.word() })
 }
 
+/// With the labels by which all tools know programs. Not a Deployment's to select by: those can't be edited.
+fn with_common(mut labels: Value, component: Component) -> Value {
+    labels["app.kubernetes.io/name"] = json!("hawser");
+    labels["app.kubernetes.io/component"] = json!(component.word());
+    labels
+}
+
 fn metadata(appliance: &Appliance, component: Component) -> Value {
-    let mut labels = labels(appliance, component);
+    let mut labels = with_common(labels(appliance, component), component);
     labels["app.kubernetes.io/managed-by"] = json!(MANAGER);
     json!({
         "name": component.name(appliance.metadata.name.as_deref().unwrap_or_default()),

@@ -14,7 +14,7 @@ use blocklog::{
     store::azure::AzureStore,
 };
 use crds::{ApplianceSpec, appliance::CredentialsType, reasons::Reason};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::{sync::watch, task::JoinHandle};
 use vsphere::{
     Client, Credentials, LoginState, Secret, Thumbprint, Trust,
@@ -22,9 +22,6 @@ use vsphere::{
 };
 
 use crate::trouble::Trouble;
-
-/// A password that was refused is tried again after this.
-pub const RETRY_LOGIN: SignedDuration = SignedDuration::from_mins(5);
 
 /// What an appliance is made of: its spec, and what its Secrets and ConfigMaps hold.
 #[derive(Clone)]
@@ -156,7 +153,7 @@ where
 
 /// Whether a password that was refused may be tried once more.
 fn may_try(state: &LoginState, written_anew: bool, now: Timestamp) -> bool {
-    matches!(state, LoginState::Refused(refusal) if written_anew || now.duration_since(refusal.at) >= RETRY_LOGIN)
+    written_anew && matches!(state, LoginState::Refused(_)) || state.may_be_tried_again(now)
 }
 
 fn target(inputs: &Inputs, before: Option<&Target>, clock: &Arc<dyn Clock>) -> Result<Target, Trouble> {
@@ -245,6 +242,7 @@ pub fn trust(thumbprint: Option<&str>, bundle: Option<Vec<u8>>) -> Result<Trust,
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
     use vsphere::Refusal;
 
     use super::*;

@@ -140,10 +140,11 @@ fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
     }
     if of.cycle <= ledger.begun {
         return match ledger.dirty.iter().find(|begun| begun.cycle == of.cycle) {
-            Some(begun) if begun.covered => fails(
-                Reason::SnapshotLost,
-                "the snapshot was lost before all was read: what was read is applied, the next cycle sends the rest".to_owned(),
-            ),
+            Some(begun) if begun.covered => {
+                // It was lost, or had to go.
+                let reason = spec.cancel.as_ref().and_then(|cancel| Reason::from_word(&cancel.reason)).unwrap_or(Reason::SnapshotLost);
+                fails(reason, "its snapshot went before all was read: what was read is applied, the next cycle sends the rest".to_owned())
+            }
             Some(_) if of.cycle == ledger.begun && !cancelled(seen) => {
                 seen.setback.map_or_else(|| Finding::open(Applied, Reason::Applying, "the log is being applied"), tried)
             }

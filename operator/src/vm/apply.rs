@@ -453,7 +453,10 @@ impl<'a> Deed<'a> {
             self.drop_order().await?;
         }
         // A log that can't be cleaned up now is so after the next cycle.
-        if let Err(error) = self.steward()?.clean_up(self.ledger()?).await {
+        // One whose replica is another's by now has none to clean up.
+        if let Some(ledger) = self.seen.ours()
+            && let Err(error) = self.steward()?.clean_up(ledger).await
+        {
             tracing::warn!(%error, cycle = name, "not everything that is done with could be deleted");
         }
         self.unhold(name).await?;

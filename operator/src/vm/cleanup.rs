@@ -10,7 +10,7 @@ use crds::{
 };
 
 use super::{
-    decide::{End, LATER, NOW, Pass, SOON, Said},
+    decide::{End, LATER, NOW, Pass, SOON, Said, is_in_vain},
     model::{CycleSeen, Observed, Remains, Site, Source, Step},
 };
 use crate::{seeds, trouble::Trouble};
@@ -78,7 +78,7 @@ fn running(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     let name = |cycle: &super::model::CycleSeen| cycle.object.metadata.name.clone().unwrap_or_default();
     let to_cancel: Vec<String> = pass
         .open()
-        .filter(|(cycle, mirrored)| !mirrored.over && cycle.object.spec.cancel.is_none())
+        .filter(|(cycle, mirrored)| cycle.object.spec.cancel.is_none() && (!mirrored.over || is_in_vain(cycle, mirrored)))
         .map(|(cycle, _)| name(cycle))
         .collect();
     if !to_cancel.is_empty() {
@@ -124,7 +124,7 @@ pub(super) fn look(seen: &Observed) -> (Vec<Remains>, Vec<Left>) {
     let (mut remains, mut left) = (Vec::new(), Vec::new());
     let snapshots = |trouble: &Trouble| (Reason::SnapshotLeft, format!("snapshots of the VM: {}", trouble.message));
     match &seen.source {
-        Ok(source) if !source.snapshots.is_empty() => remains.push(Remains::Snapshots),
+        Ok(source) if !source.snapshots.is_empty() || seen.ours().is_some() && source.left_by.is_some() => remains.push(Remains::Snapshots),
         // What was heard before vCenter fell silent says nothing of a snapshot that was taken since.
         Ok(Source { busy: Some(trouble), .. }) if is_out_of_reach(trouble.reason) => left.push(snapshots(trouble)),
         // Its snapshots are gone with it.

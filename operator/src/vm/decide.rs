@@ -68,13 +68,14 @@ pub struct Pass<'a> {
     pub history: History,
 }
 
-const CHAIN: [Check; 10] = [
+const CHAIN: [Check; 11] = [
     hold,       // whoever is deleted is cleaned up
     appliance,  // somebody to ask
     source,     // a VM
     room,       // for a snapshot that grows
+    over,       // what is over is closed, whosever the replica is by now
+    sweep,      // no snapshot that nobody needs
     ledger,     // ours
-    over,       // what is over is closed
     preflight,  // nothing in the way
     seed_disks, // a place to write to
     tracking,   // changes are tracked
@@ -220,7 +221,7 @@ fn source(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
         Err(trouble) => {
             fails(said, C::SourceFound, trouble);
             // What is sent can be applied without the source, and what is over is closed.
-            if pass.seen.running() || pass.open().any(|(_, mirrored)| mirrored.over && mirrored.released) {
+            if pass.seen.running() || pass.open().any(|(_, mirrored)| mirrored.over) {
                 return None;
             }
             stands_still(said, trouble.reason, trouble.message.clone());
@@ -229,13 +230,16 @@ fn source(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     }
 }
 
+/// True as long as a gateway may be reading: the log is neither complete nor given up.
+fn is_read(cycle: &CycleSeen) -> bool {
+    let conditions = cycle.object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let decided = conditions::get(conditions, C::Transferred).is_some_and(|condition| condition.status != Status::Unknown.as_str());
+    !decided && !cycle.state.as_ref().is_some_and(|state| state.phase != Phase::Open)
+}
+
 /// A snapshot grows as long as it stands, and a datastore that is full stops every VM on it: a cycle that is still read is ended.
 fn room(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     let pressed = pass.seen.source.as_ref().ok()?.pressed.as_ref()?;
-    let is_read = |cycle: &CycleSeen| {
-        let conditions = cycle.object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-        !conditions::is(conditions, C::Transferred, Status::True) && !cycle.state.as_ref().is_some_and(|state| state.phase != Phase::Open)
-    };
     let (cycle, _) = pass.open().find(|(cycle, mirrored)| !mirrored.over && cycle.object.spec.cancel.is_none() && is_read(cycle))?;
     let name = cycle.object.metadata.name.clone().unwrap_or_default();
     let message = format!("{name} is ended, so that its snapshot goes: {}", pressed.message);
@@ -309,11 +313,34 @@ fn over(pass: &Pass<'_>, _: &mut Said) -> Option<End> {
             let step = if written { Step::Close { cycle: name, order: is_ordered(pass.seen, cycle) } } else { Step::None };
             return Some((step, NOW));
         }
+        if is_in_vain(cycle, mirrored) {
+            return Some((Step::Cancel { cycles: vec![name], reason: mirrored.applied.reason }, NOW));
+        }
         if let Some(end) = reassign(pass, cycle, &name) {
             return Some(end);
         }
     }
     prune(pass)
+}
+
+/// True where a gateway is still at a cycle that will never be applied, and does not know it: its snapshot grows for nothing.
+pub(super) fn is_in_vain(cycle: &CycleSeen, mirrored: &Mirrored) -> bool {
+    mirrored.applied.status == Status::False && !mirrored.released && is_read(cycle) && cycle.object.spec.cancel.is_none()
+}
+
+/// A snapshot of ours that no cycle needs goes, whatever else is in the way: a call to take it may have been carried out long after its caller was
+/// gone.
+fn sweep(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
+    let seen = pass.seen;
+    let source = seen.source.as_ref().ok()?;
+    let stands = !source.snapshots.is_empty() || seen.ours().is_some() && source.left_by.is_some();
+    // A cycle that was claimed has no object yet where its operator died in between.
+    let known = seen.ledger.is_ok() && seen.due.is_ok();
+    if !stands || !known || seen.running() || pass.open().next().is_some() {
+        return None;
+    }
+    said.findings.push(Finding::open(C::Replicating, Reason::RemovingSnapshot, "a snapshot of ours that no cycle needs is removed"));
+    Some((Step::ReleaseSnapshots, SOON))
 }
 
 pub(super) fn is_ordered(seen: &Observed, cycle: &CycleSeen) -> bool {

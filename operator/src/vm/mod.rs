@@ -27,7 +27,7 @@ use serde_json::json;
 use self::{
     apply::Outcome,
     decide::Pass,
-    model::{CycleSeen, Decision, Observed, Step},
+    model::{CycleSeen, Observed, Step},
 };
 use crate::{
     context::{Context, MANAGER},
@@ -79,7 +79,7 @@ pub async fn reconcile(object: Arc<ReplicatedVM>, context: Arc<Context>) -> Resu
         status.incarnation = Some(incarnation.to_string());
     }
     write_status(&context, &api, &seen, &status, outcome.incarnation.is_some()).boxed().await?;
-    tell(&context, &seen, &decision, &outcome, &status).boxed().await;
+    tell(&context, &seen, &outcome, &status).boxed().await;
     Ok(Action::requeue(decision.wake))
 }
 
@@ -191,7 +191,7 @@ async fn write_status(
 }
 
 /// Tells people of edges: what a step did, and conditions that no longer hold, or hold again.
-async fn tell(context: &Context, seen: &Observed, decision: &Decision, outcome: &Outcome, status: &ReplicatedVMStatus) {
+async fn tell(context: &Context, seen: &Observed, outcome: &Outcome, status: &ReplicatedVMStatus) {
     let object = seen.object.as_ref();
     for (reason, note) in &outcome.told {
         context.event(object, false, *reason, "Replicate", note.clone()).await;
@@ -203,7 +203,7 @@ async fn tell(context: &Context, seen: &Observed, decision: &Decision, outcome: 
         let moved = before.is_none_or(|before| before.status != condition.status || before.reason != condition.reason);
         // What was wrong is told when it begins; that it is not any more, where something was.
         let worth = condition.status == "False" || condition.status == "True" && before.is_some_and(|before| before.status == "False");
-        if moved && worth && decision.findings.iter().any(|finding| finding.of.as_str() == condition.type_) {
+        if moved && worth {
             let note = format!("{}: {}", condition.type_, condition.message);
             context.event(object, condition.status == "False", reason, "Check", note).await;
         }

@@ -84,6 +84,8 @@ pub struct Source {
     pub held_by: Vec<String>,
     /// Our snapshots of it: their names, by cycle.
     pub snapshots: BTreeMap<Cycle, String>,
+    /// Who had the replica before it was taken over, where a snapshot of his stands: nobody else removes it.
+    pub left_by: Option<Owner>,
     /// When the oldest of them was taken, by vCenter's clock.
     pub oldest_snapshot: Option<Timestamp>,
 }

@@ -23,7 +23,7 @@ use crds::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::ListParams};
 use uuid::Uuid;
-use vsphere::preflight::KnownDisk;
+use vsphere::{MoRef, preflight::KnownDisk};
 
 use super::{
     decide,
@@ -225,12 +225,24 @@ async fn look_at_source(
         _ => None,
     };
     let found = source::find(&inventory, selector, Known { uuid: known.map(|id| id.instance), at_path: at_path.as_ref() });
-    let (reference, vm) = found?;
+    let (reference, vm) = match found {
+        Err(trouble) if trouble.reason == Reason::VmNotFound => return Err(not_found(&vcenter.client, object, trouble).await),
+        found => found?,
+    };
     let uuid = vm.instance_uuid.ok_or_else(|| Trouble::new(Reason::VmInaccessible, "vCenter tells no instance UUID of the VM"))?;
     let id = VmId { vcenter: vcenter_uuid, instance: uuid };
     taken(context, object, id)?;
     let asked = Asked { spec: &object.spec, appliance: &site.spec, owner, id };
     Ok(source::facts(&inventory, reference, vm, &asked, known_disks(object)))
+}
+
+/// A VM that is not in the inventory is gone where the reference is, too, that it had. One that our user may not see any more has its snapshots.
+async fn not_found(client: &vsphere::Client, object: &ReplicatedVM, trouble: Trouble) -> Trouble {
+    let last = object.status.as_ref().and_then(|status| status.vm.as_ref()).map(|vm| MoRef::vm(vm.mo_ref.clone()));
+    match last {
+        Some(last) => client.is_gone(&last).await.err().map_or(trouble, Trouble::from),
+        None => trouble,
+    }
 }
 
 /// An error where another object replicates the VM already.

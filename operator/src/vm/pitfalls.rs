@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 
-use blocklog::ids::{Cycle, DiskKey};
+use blocklog::{
+    ids::{Cycle, DiskKey, Owner, Turn},
+    steward::Due,
+};
 use crds::{
     ReplicatedVMStatus,
     conditions::{self, ConditionType as C},
     reasons::Reason,
 };
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     decide::{Pass, SOON, decide},
-    model::{Observed, SourceDisk, Step},
+    model::{Observed, Site, SourceDisk, Step},
     status::status,
-    test_support::{CAPACITY, clean, done, later, mirrored, seed_disk, transferring},
+    test_support::{CAPACITY, at, clean, done, later, ledger, mirrored, seed_disk, transferring},
 };
 use crate::trouble::Trouble;
 
@@ -101,6 +105,61 @@ fn a_snapshot_that_a_crash_has_left_goes_before_the_next_cycle_begins() {
     let mut running = transferring(clean(3), 4);
     running.source.as_mut().unwrap().snapshots.insert(Cycle(4), "hawser-4".into());
     assert_eq!(decide(&running).step, Step::None);
+}
+
+/// Row 16: it grows, whatever else a person has to do first.
+#[test]
+fn a_snapshot_that_nobody_needs_goes_though_something_else_is_in_the_way() {
+    let mut stray = settled(3);
+    stray.source.as_mut().unwrap().snapshots.insert(Cycle(4), "hawser-4".into());
+    let mut blocked = stray.clone();
+    blocked.site = Site::NotReady("a role is missing".into());
+    let mut lost = stray.clone();
+    ledger(&mut lost).owner.cluster = "other".into();
+    lost.due = Ok(None);
+    for seen in [blocked, lost] {
+        assert_eq!(decide(&seen).step, Step::ReleaseSnapshots);
+        assert_ne!(decide(&done(seen, &Step::ReleaseSnapshots)).step, Step::ReleaseSnapshots);
+    }
+    // Where nobody knows whether a cycle needs it, it stays.
+    let mut unknown = stray;
+    unknown.due = Err(Trouble::new(Reason::LogStoreUnreachable, "no route"));
+    assert_eq!(decide(&unknown).step, Step::None);
+}
+
+/// Row 16: the owner before is not there any more to remove it.
+#[test]
+fn a_snapshot_of_the_owner_before_goes_once_his_replica_is_ours() {
+    let former = Owner { cluster: "other".into(), object: "apps/web".into() };
+    let mut seen = settled(3);
+    seen.source.as_mut().unwrap().left_by = Some(former.clone());
+    assert_eq!(decide(&seen).step, Step::ReleaseSnapshots);
+    assert_eq!(decide(&done(seen.clone(), &Step::ReleaseSnapshots)).step, Step::Claim(Cycle(3)));
+    // As long as it is his, he may be reading it.
+    ledger(&mut seen).owner = former;
+    seen.due = Ok(None);
+    assert_eq!(decide(&seen).step, Step::None);
+}
+
+/// Row 16: what can't be applied any more is not read to its end.
+#[test]
+fn a_gateway_that_works_in_vain_is_told_so() {
+    // A seed was exchanged under it, or its ledger is gone.
+    let mut exchanged = transferring(clean(1), 2);
+    ledger(&mut exchanged).turn = Turn(9);
+    exchanged.due = Ok(Some(Due::New { above: Cycle(2) }));
+    let mut lost = transferring(clean(1), 2);
+    (lost.ledger, lost.due) = (Ok(None), Ok(None));
+    for (seen, reason) in [(exchanged, Reason::BasisPassed), (lost, Reason::Cancelled)] {
+        let step = decide(&seen).step;
+        assert_eq!(step, Step::Cancel { cycles: vec!["web-2".into()], reason });
+        let told = mirrored(done(seen.clone(), &step));
+        assert!(!matches!(decide(&told).step, Step::Cancel { .. }), "once");
+        // Deletion does not wait for one that is never told.
+        let mut deleted = mirrored(seen);
+        Arc::make_mut(&mut deleted.object).metadata.deletion_timestamp = Some(Time(at(0)));
+        assert_eq!(decide(&deleted).step, Step::Cancel { cycles: vec!["web-2".into()], reason: Reason::Stopped });
+    }
 }
 
 /// Row 25.

@@ -18,7 +18,7 @@ use vsphere::{
         vm::{Power, Vm},
     },
     preflight::{self, Around, KnownDisk},
-    snapshot::Owning,
+    snapshot::{Mark, Owning, Whose},
 };
 
 use super::model::{Source, SourceDisk};
@@ -156,9 +156,20 @@ pub fn facts(inventory: &Inventory, reference: &MoRef, vm: &Vm, asked: &Asked<'_
         pressed: pressed(inventory, vm, around.free_percent),
         tracking_off: !vm.tracking && may_switch && !blocked,
         held_by: if vm.consolidation_needed { holders(inventory, reference, vm) } else { Vec::new() },
+        left_by: former(vm, asked),
         oldest_snapshot: own.iter().map(|(node, _)| node.taken).min(),
         snapshots: own.into_iter().map(|(node, mark)| (mark.of.cycle, node.name.clone())).collect(),
     }
+}
+
+/// The owner that the replica was taken over from, or is to be, where the VM has a snapshot of his.
+fn former(vm: &Vm, asked: &Asked<'_>) -> Option<Owner> {
+    let from = asked.spec.take_over.as_deref()?;
+    let marks = vm.snapshots.nodes.iter().filter_map(|node| match Mark::read(&node.name, &node.description) {
+        Whose::Hawsers(mark) if mark.of.vm == asked.id => Some(mark.owner),
+        _ => None,
+    });
+    marks.into_iter().find(|owner| owner != asked.owner && owner.to_string() == from)
 }
 
 /// A datastore on which snapshots of the VM's disks grow, and that has less free than half of what has to be before one is taken.

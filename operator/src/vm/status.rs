@@ -9,6 +9,7 @@ use crds::{
     conditions::{self, ConditionType as C, Finding, Kind, Status},
     reasons::Reason,
     replicated_vm::{Baseline, Concern, DiskStatus, Phase, Progress, RecoveryPoint, Replication, SeedDisk, VmIdentity},
+    replication_cycle::{DiskMode, SourceDisk},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -17,7 +18,7 @@ use super::{
     model::{Decision, Observed, Source, Step},
 };
 use crate::{
-    cycle::mirror::{bytes, seconds},
+    cycle::mirror::{self, bytes, seconds},
     seeds::Which,
 };
 
@@ -103,14 +104,16 @@ fn conditions(seen: &Observed, old: &ReplicatedVMStatus, decision: &Decision) ->
             continue;
         }
         match conditions::get(&old.conditions, *of) {
-            // Only of an object that is cleaned up, or was.
-            _ if *of == C::CleanedUp => {}
+            // Only of an object that is cleaned up, or was; only of a recovery point whose VM was off.
+            _ if matches!(of, C::CleanedUp | C::Final) => {}
             Some(condition) => findings.extend(kept(*of, condition)),
             None if CAUSES.contains(of) => findings.push(Finding::open(*of, Reason::NotChecked, "")),
             None => {}
         }
     }
     findings.extend(quiesced(seen));
+    findings.extend(tracked(seen));
+    findings.extend(last_word(seen, &old.conditions));
     findings.push(ready(&findings));
     conditions::merge(&old.conditions, &findings, generation, seen.now)
 }
@@ -180,6 +183,50 @@ fn quiesced(seen: &Observed) -> Option<Finding> {
             Reason::QuiesceFailed,
             format!("the snapshot of {name} could not be quiesced: it is as after a power cut"),
         ),
+    })
+}
+
+/// Whether the last cycle that has looked at its disks went by what VMware says has changed, or compares them in full, and why.
+fn tracked(seen: &Observed) -> Option<Finding> {
+    let (cycle, disks) = seen.cycles.iter().rev().find_map(|cycle| {
+        let disks = &cycle.object.status.as_ref()?.source.as_ref()?.disks;
+        disks.iter().any(|disk| disk.mode.is_some()).then_some((cycle, disks))
+    })?;
+    let why = |disk: &SourceDisk| Reason::from_word(disk.reason.as_deref()?);
+    let whole = || disks.iter().filter(|disk| disk.mode == Some(DiskMode::Full));
+    let first = whole().filter_map(why).find(|reason| *reason != Reason::NoBaseline);
+    let name = cycle.object.metadata.name.clone().unwrap_or_default();
+    Some(match first {
+        Some(reason) => {
+            let told = |disk: &SourceDisk| Some(format!("{} ({})", disk.key, why(disk).filter(|reason| *reason != Reason::NoBaseline)?));
+            let keys: Vec<String> = whole().filter_map(told).collect();
+            let message =
+                format!("{name} compares these disks in full, and sends only what differs: {}. {}", keys.join(", "), reason.meaning());
+            Finding::fails(C::ChangesTracked, reason, message)
+        }
+        None if whole().next().is_some() => {
+            Finding::open(C::ChangesTracked, Reason::NoBaseline, "there is nothing yet that a delta could start from")
+        }
+        None => Finding::holds(C::ChangesTracked, Reason::AsExpected, ""),
+    })
+}
+
+/// Whether the recovery point is the last that the VM has to say: it was off when its snapshot was taken, and is.
+fn last_word(seen: &Observed, old: &[Condition]) -> Option<Finding> {
+    let Ok(source) = &seen.source else { return kept(C::Final, conditions::get(old, C::Final)?) };
+    let point = seen.ours()?.recovery_point.as_ref()?.cycle;
+    let of_point = seen.cycles.iter().find(|cycle| mirror::id(&cycle.object).is_some_and(|id| id.cycle == point))?;
+    let was_off = of_point.object.status.as_ref()?.source.as_ref()?.snapshot.as_ref()?.powered_off?;
+    let power = source.power?;
+    was_off.then(|| match power {
+        "PoweredOff" => {
+            Finding::holds(C::Final, Reason::AsExpected, "the VM is off, as it was when the recovery point's snapshot was taken")
+        }
+        _ => {
+            let message =
+                "the VM was off when the recovery point's snapshot was taken, and is not any more: the next cycle brings what it writes";
+            Finding::fails(C::Final, Reason::Diverged, message)
+        }
     })
 }
 

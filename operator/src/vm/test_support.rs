@@ -97,6 +97,7 @@ pub(crate) fn fresh() -> Observed {
             tracking_off: false,
             held_by: Vec::new(),
             snapshots: BTreeMap::new(),
+            left_by: None,
             oldest_snapshot: None,
         }),
         ledger: Ok(None),
@@ -290,12 +291,12 @@ pub(crate) fn done(mut seen: Observed, step: &Step) -> Observed {
             }
             edit(&mut seen, cycle, |cycle| cycle.metadata.finalizers = None);
         }
-        Step::ReleaseSnapshots => seen.source.as_mut().unwrap().snapshots.clear(),
+        Step::ReleaseSnapshots => release(&mut seen),
         Step::CleanUp(remains) => {
             use super::model::Remains;
             for remain in remains {
                 match remain {
-                    Remains::Snapshots => seen.source.as_mut().unwrap().snapshots.clear(),
+                    Remains::Snapshots => release(&mut seen),
                     Remains::Order => seen.order = Ok(None),
                     Remains::Seeds(ids) => seen.disks.as_mut().unwrap().retain(|disk| !ids.contains(&disk.id)),
                     Remains::Log => seen.blobs = Ok(0),
@@ -317,6 +318,11 @@ pub(crate) fn done(mut seen: Observed, step: &Step) -> Observed {
         Step::None | Step::LetGo => {}
     }
     seen
+}
+
+fn release(seen: &mut Observed) {
+    let source = seen.source.as_mut().unwrap();
+    (source.snapshots, source.left_by) = (Default::default(), None);
 }
 
 pub(crate) fn edit(seen: &mut Observed, name: &str, change: impl FnOnce(&mut ReplicationCycle)) {

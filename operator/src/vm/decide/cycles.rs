@@ -2,9 +2,15 @@
 
 use super::*;
 
-/// Nobody tells us what an applier has done. Most have little to do, and are done at once: for a minute they are looked at often.
-const KEEN: Duration = Duration::from_secs(1);
-const WARM: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
+/// Nobody tells us what an applier has done. Most have little to do, and are done at once: an order is looked at often when it is new, then less and
+/// less. Each look costs a few requests to the log store.
+fn look(since: Option<jiff::SignedDuration>) -> Duration {
+    match since.map(|since| since.as_secs()) {
+        None | Some(..10) => Duration::from_millis(300),
+        Some(..60) => Duration::from_secs(1),
+        Some(_) => SOON,
+    }
+}
 
 pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     let seen = pass.seen;
@@ -94,10 +100,9 @@ fn apply(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
     let ordered = matches!(&seen.order, Ok(Some(order)) if order.of == of && Some(&order.seeds) == seeds.as_ref());
     let written = cycle.object.status.as_ref().and_then(|status| status.target.as_ref()).and_then(|target| target.ordered.as_ref());
     // Renewed at half life: whoever is at work with it then has half a day to take note.
-    let fresh = written.is_some_and(|written| seen.now.duration_since(written.0) < GRANT / 2);
-    let lately = written.is_some_and(|written| seen.now.duration_since(written.0) < WARM);
-    let look = if lately { KEEN } else { SOON };
-    if ordered && fresh { (Step::None, look) } else { (Step::WriteOrder(of), KEEN) }
+    let since = written.map(|written| seen.now.duration_since(written.0));
+    let fresh = since.is_some_and(|since| since < GRANT / 2);
+    if ordered && fresh { (Step::None, look(since)) } else { (Step::WriteOrder(of), look(None)) }
 }
 
 /// What `Applied` says of a cycle, where that keeps it from being applied just now.
@@ -143,10 +148,6 @@ fn new_cycle(pass: &Pass<'_>, said: &mut Said, ledger: &Ledger, above: blocklog:
         return (Step::DropOrder, NOW);
     }
     let Ok(source) = &seen.source else { return (Step::None, LATER) };
-    if !source.snapshots.is_empty() {
-        said.findings.push(Finding::open(C::Replicating, Reason::RemovingSnapshot, "a snapshot of ours that no cycle needs is removed"));
-        return (Step::ReleaseSnapshots, NOW);
-    }
     match seen.object.spec.replication {
         Replication::Active => {}
         Replication::Paused => {

@@ -5,7 +5,7 @@ use crate::{
     trouble::Trouble,
     vm::{
         decide::decide,
-        test_support::{at, begin, clean, edit, fresh, ledger, seeded, spec, transferring},
+        test_support::{at, begin, clean, edit, fresh, ledger, make_clean, seeded, spec, transferred, transferring},
     },
 };
 
@@ -101,4 +101,51 @@ fn whether_the_guest_was_at_rest_is_told_where_it_was_asked_for() {
         // A guest that is not at rest keeps nothing from going on.
         assert_eq!(condition(&said(&seen), C::Ready).0, "True");
     }
+}
+
+#[test]
+fn why_a_disk_is_compared_in_full_is_told() {
+    let mut seen = transferring(clean(1), 2);
+    let disks = |seen: &mut Observed, reasons: [Option<Reason>; 2]| {
+        edit(seen, "web-2", |cycle| {
+            let disk = |(key, reason): (i64, Option<Reason>)| SourceDisk {
+                key,
+                mode: Some(reason.map_or(DiskMode::Changed, |_| DiskMode::Full)),
+                reason: reason.map(Into::into),
+                ..SourceDisk::default()
+            };
+            let source = cycle.status.as_mut().unwrap().source.as_mut().unwrap();
+            source.disks = [2000, 2001].into_iter().zip(reasons).map(disk).collect();
+        });
+        said(seen)
+    };
+    let whole = disks(&mut seen, [None, Some(Reason::ChangeTrackingReset)]);
+    assert_eq!(condition(&whole, C::ChangesTracked), ("False".into(), "ChangeTrackingReset".into()));
+    let told = &conditions::get(&whole.conditions, C::ChangesTracked).unwrap().message;
+    assert!(told.contains("web-2") && told.contains("2001 (ChangeTrackingReset)") && !told.contains("2000"), "{told}");
+    assert_eq!(condition(&whole, C::Ready), ("True".into(), "AsExpected".into()), "it costs time, and nothing else");
+    let first = disks(&mut seen, [Some(Reason::NoBaseline); 2]);
+    assert_eq!(condition(&first, C::ChangesTracked), ("Unknown".into(), "NoBaseline".into()));
+    let tracked = disks(&mut seen, [None, None]);
+    assert_eq!(condition(&tracked, C::ChangesTracked), ("True".into(), "AsExpected".into()));
+}
+
+/// Rows 39 and 40 of docs/pitfalls.md.
+#[test]
+fn a_vm_that_was_off_for_its_last_snapshot_and_is_powered_on_has_diverged() {
+    let mut seen = transferred(clean(1), 2);
+    make_clean(&mut seen, 2);
+    let with = |seen: &mut Observed, was_off: bool, power: &'static str| {
+        edit(seen, "web-2", |cycle| {
+            let source = cycle.status.as_mut().unwrap().source.as_mut().unwrap();
+            source.snapshot.as_mut().unwrap().powered_off = Some(was_off);
+        });
+        seen.source.as_mut().unwrap().power = Some(power);
+        let said = said(seen);
+        conditions::get(&said.conditions, C::Final).map(|one| (one.status.clone(), one.reason.clone()))
+    };
+    assert_eq!(with(&mut seen, false, "PoweredOn"), None, "its replica is never the last word");
+    assert_eq!(with(&mut seen, true, "PoweredOff"), Some(("True".into(), "AsExpected".into())));
+    assert_eq!(with(&mut seen, true, "PoweredOn"), Some(("False".into(), "Diverged".into())));
+    assert_eq!(with(&mut seen, true, "Suspended"), Some(("False".into(), "Diverged".into())));
 }
