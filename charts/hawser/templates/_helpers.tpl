@@ -39,10 +39,11 @@ default
 
 {{/* An image: with its digest where one is given, else with its tag, else with the chart's version. */}}
 {{- define "hawser.image" -}}
+{{- $repository := required (printf "%s is needed: build the images, push them, and name them (docs/getting-started.md)" .of) .image.repository -}}
 {{- if .image.digest -}}
-{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- printf "%s@%s" $repository .image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .image.repository (.image.tag | default .chart.AppVersion) -}}
+{{- printf "%s:%s" $repository (.image.tag | default .chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
 
