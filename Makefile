@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: help setup azurite build test check unit e2e demo demo-local sandbox-up sandbox-down sandbox-status bench fuzz clean
+.PHONY: help setup azurite build quick test check unit e2e demo demo-local sandbox-up sandbox-down sandbox-status bench fuzz clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,7 +16,12 @@ azurite:
 build: ## Operator and worker, optimised
 	cargo build --release -p operator -p worker
 
-test: setup check unit e2e ## All tests, as CI runs them
+quick:
+	cargo build --profile quick -p operator -p worker
+
+test: ## All tests, as CI runs them
+	@began=$$SECONDS; $(MAKE) --no-print-directory setup && $(MAKE) --no-print-directory check && $(MAKE) --no-print-directory unit && \
+		$(MAKE) --no-print-directory e2e && echo "make test ok: $$((SECONDS - began)) s"
 
 check: ## Formatting, lints, documentation, and what must not drift
 	cargo fmt --all --check
@@ -29,10 +34,10 @@ check: ## Formatting, lints, documentation, and what must not drift
 unit: ## Unit, property and integration tests, and the schedules
 	cargo test --workspace
 
-e2e: setup build ## The sandbox, its simulators, and their judges
+e2e: setup quick ## The sandbox, its simulators, and their judges
 	@scripts/e2e.sh
 
-sandbox-up: setup build ## A real Kubernetes, a vCenter and Azure's rules, on this machine
+sandbox-up: setup quick ## A real Kubernetes, a vCenter and Azure's rules, on this machine
 	@e2e/sandbox/setup.sh
 	@e2e/images/build.sh
 	@e2e/sandbox/up.sh
@@ -46,7 +51,7 @@ sandbox-status: ## What of it runs
 demo: sandbox-up ## The whole system: a VM of three disks is replicated before your eyes, from helm install to equal hashes
 	@cargo run --quiet -p e2e-system --bin demo
 
-demo-local: setup build ## The data path alone, on this machine: a disk, full, two deltas, full again
+demo-local: setup quick ## The data path alone, on this machine: a disk, full, two deltas, full again
 	@scripts/demo.sh
 
 bench: setup build ## Ratios of the data path, measured on this machine now

@@ -2,31 +2,42 @@
 # End to end, one after the other: the whole of Hawser in a sandbox, its demo first; then the sandbox's own tests: the simulators by themselves, by
 # clients that are not ours, and all together.
 #
-#   e2e.sh [chart] [system] [vcenter] [vcenter-judges] [vddk] [images] [azure-judges] [sandbox]     some of them (all)
+#   e2e.sh [system] [demo-local] [chart] [vcenter] [vcenter-judges] [vddk] [images] [azure-judges] [sandbox]     some of them (all)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-steps=(chart system vcenter vcenter-judges vddk images azure-judges sandbox)
+steps=(system demo-local chart vcenter vcenter-judges vddk images azure-judges sandbox)
 (($#)) || set -- "${steps[@]}"
 
 system() { e2e/system/test.sh; }
+demo-local() { scripts/demo.sh; }
 vcenter() { (cd e2e/vcenter && nice go test ./...); }
 vcenter-judges() { e2e/vcenter/judges/run.sh; }
 vddk() { e2e/vddk/test.sh && e2e/vddk/test-vcenter.sh; }
 images() { e2e/images/test.sh; }
 azure-judges() { e2e/azure/judges/run.sh; }
 sandbox() { e2e/images/build.sh && e2e/sandbox/test.sh; }
-# Of the chart only that it is well formed, and refuses values that it does not know.
+# Of the chart only that it is well formed, and refuses what can't work, with a sentence that says why.
 chart() {
   local helm=.cache/sandbox-bin/helm
   e2e/sandbox/build.sh helm
   "$helm" lint --strict charts/hawser
-  "$helm" template hawser charts/hawser --set workloadIdentity.clientId=33333333-3333-4333-8333-333333333333 \
+  local images=(--set image.repository=registry.example.com/operator --set worker.image.repository=registry.example.com/worker)
+  "$helm" template hawser charts/hawser "${images[@]}" --set workloadIdentity.clientId=33333333-3333-4333-8333-333333333333 \
     --set workloadIdentity.tenantId=11111111-1111-4111-8111-111111111111 --set 'applianceNamespaces={site-b}' \
-    --set metrics.service.enabled=true --set metrics.alerts.enabled=true --set metrics.alerts.labels.release=prometheus >/dev/null
-  if "$helm" template hawser charts/hawser --set replicas=3 >/dev/null 2>&1; then
-    echo "e2e.sh: the chart takes a value that it does not know" >&2
-    return 1
-  fi
+    --set 'imagePullSecrets[0].name=pull' --set metrics.service.enabled=true --set metrics.serviceMonitor.enabled=true \
+    --set metrics.alerts.enabled=true --set metrics.alerts.labels.release=prometheus >/dev/null
+  refused() { # what it says, arguments
+    local says=$1 said
+    shift
+    if said=$("$helm" template hawser charts/hawser "$@" 2>&1 >/dev/null) || [[ $said != *"$says"* ]]; then
+      echo "e2e.sh: the chart takes $*, or does not say «$says»: $said" >&2
+      return 1
+    fi
+  }
+  refused "image.repository is needed"
+  refused "replicas" "${images[@]}" --set replicas=3
+  refused "metrics.alerts.enabled needs metrics.service.enabled" "${images[@]}" --set metrics.alerts.enabled=true
+  refused "metrics.serviceMonitor.enabled needs metrics.service.enabled" "${images[@]}" --set metrics.serviceMonitor.enabled=true
 }
 
 for step in "$@"; do

@@ -18,7 +18,15 @@ if ((${#missing[@]})); then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
+lacks() { echo "setup: $*: install Rust 1.90, Go 1.26 and Node.js 20, each or later" >&2; exit 1; }
 for tool in cargo go node npm; do
-  command -v "$tool" >/dev/null || { echo "setup: $tool is missing: install Rust (1.90 or later), Go (1.26 or later) and Node.js (20 or later)" >&2; exit 1; }
+  command -v "$tool" >/dev/null || lacks "$tool is missing"
 done
+at_least() { # tool, least, what it says of itself
+  [[ $3 =~ [0-9]+\.[0-9]+(\.[0-9]+)? ]] || lacks "$1 says no version: $3"
+  [[ $(printf '%s\n' "$2" "${BASH_REMATCH[0]}" | sort -V | head -n 1) == "$2" ]] || lacks "$1 is ${BASH_REMATCH[0]}"
+}
+at_least cargo 1.90 "$(cargo --version)"
+at_least go 1.26 "$(go env GOVERSION)"
+at_least node 20.0 "$(node --version)"
 scripts/azurite.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images of the sandbox as OCI archives, without a registry: what the release's Containerfile makes, on the base of base.sh.
 #
-#   build.sh [FOLDER]       where the binaries operator and worker are (target/release)
+#   build.sh [FOLDER]       where the binaries operator and worker are (target/quick: `make quick`)
 #
 #   .cache/images/operator.tar   hawser.dev/operator:dev
 #   .cache/images/worker.tar     hawser.dev/worker:dev
@@ -13,10 +13,10 @@ cd "$(dirname "$0")/../.."
 root=$PWD
 out=$root/.cache/images
 
-binaries=${1:-target/release}
+binaries=${1:-target/quick}
 for binary in operator worker; do
 	[[ -x $binaries/$binary ]] && continue
-	echo "build.sh: there is no $binary in $binaries: cargo build --release -p operator -p worker, or name another folder" >&2
+	echo "build.sh: there is no $binary in $binaries: make quick, or name another folder" >&2
 	exit 1
 done
 for tool in buildah make gcc; do

@@ -163,10 +163,21 @@ pub async fn release(sandbox: &Sandbox, namespace: &str, values: &[&str]) -> Res
     let authority = format!("workloadIdentity.authorityHost={}", sandbox.get("STS_URL"));
     let (client, tenant) = (format!("workloadIdentity.clientId={CLIENT}"), format!("workloadIdentity.tenantId={TENANT}"));
     let mut arguments = vec!["upgrade", "--install", namespace, "charts/hawser", "--namespace", namespace, "--wait", "--timeout=120s"];
-    for value in ["image.tag=dev", "worker.image.tag=dev", &client, &tenant, &authority].into_iter().chain(values.iter().copied()) {
+    let tags = [format!("image.tag={}", tag(sandbox, "operator").await?), format!("worker.image.tag={}", tag(sandbox, "worker").await?)];
+    let images = ["image.repository=hawser.dev/operator", "worker.image.repository=hawser.dev/worker", &tags[0], &tags[1]];
+    for value in images.into_iter().chain([client.as_str(), &tenant, &authority]).chain(values.iter().copied()) {
         arguments.extend(["--set", value]);
     }
     sandbox.run("helm", &arguments, None).await
+}
+
+/// The tag of an image as it was built last: a program that was built anew is another image, or nobody would start it.
+async fn tag(sandbox: &Sandbox, image: &str) -> Result<String> {
+    let file = sandbox.root.join(".cache/images").join(image).with_extension("key");
+    let key = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}: e2e/images/build.sh builds it", file.display()))?;
+    let tag = format!("dev-{}", key.trim().chars().take(12).collect::<String>());
+    sandbox.tag(&format!("hawser.dev/{image}:dev"), &format!("hawser.dev/{image}:{tag}")).await?;
+    Ok(tag)
 }
 
 /// All of it: namespace, log store, Secrets, chart, and the appliance, until it is ready.

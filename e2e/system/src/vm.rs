@@ -196,8 +196,6 @@ impl Replica {
                 let status = cycle.status.unwrap_or_default();
                 conditions.extend(status.conditions);
                 told.extend(status.failure.map(|failure| (failure.reason, failure.message)));
-                let disks = status.source.map(|source| source.disks).unwrap_or_default();
-                told.extend(disks.into_iter().filter_map(|disk| Some((disk.reason?, format!("disk {}", disk.key)))));
             }
             told.extend(conditions.into_iter().map(|one| (one.reason, one.message)));
             let words = told.iter().find(|(word, _)| word == reason).map(|(_, words)| words.clone());

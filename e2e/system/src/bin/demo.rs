@@ -7,8 +7,11 @@ use std::{
 };
 
 use crds::{ReplicationCycle, replication_cycle::CyclePhase};
+use serde_json::json;
 use system::{
-    Result, install,
+    Result,
+    fate::Fate,
+    install,
     oracle::Hashes,
     vm::{Judged, Replica, World, phase, snapshot},
     wait,
@@ -38,7 +41,7 @@ fn say(what: &str) {
 async fn demo() -> Result<()> {
     let began = wait::now();
     let world = World::open().await?;
-    say("Hawser is installed: namespace, Secrets, VMware's library in a volume, the chart");
+    say("Hawser is being installed: namespace, Secrets, VMware's library in a volume, the chart");
     again(&world).await?;
     install::all(&world.sandbox).await?;
     print!("{}", world.sandbox.kubectl(&["get", "appliances,pods", "--namespace", install::NAMESPACE]).await?);
@@ -46,6 +49,11 @@ async fn demo() -> Result<()> {
     say("A VM with three disks: one sparse, one with a filesystem full of this machine's files, one empty");
     let image = filesystem(&world).await?;
     println!("{image}");
+
+    // As at a real host. While a snapshot stands, what each of its disks holds is hashed, to be held against the seeds.
+    let vm = world.vcenter.vm(VM).await?.mo_ref;
+    let removal = json!({ "on": "task", "object": vm, "method": "RemoveSnapshot_Task", "delayMs": 3000 });
+    let removal = Fate::vcenter(&world, removal).await?;
 
     say("It is replicated");
     let replica = Replica::apply(&world, VM, "").await?;
@@ -56,6 +64,7 @@ async fn demo() -> Result<()> {
     replica.sync_now("demo").await?;
     table.push(cycle(&replica, 3).await?);
     replica.succeeded(3, PATIENCE).await?;
+    removal.mend().await?;
 
     say("What came of it");
     println!(

@@ -1,7 +1,8 @@
 //! What VMware and its administrators do to a VM between and during cycles. Each ends with a replica that is equal, and a reason that was told.
 
 use system::{
-    vm::{Replica, phase},
+    fate::Fate,
+    vm::{Replica, phase, snapshot},
     wait,
 };
 
@@ -74,7 +75,44 @@ async fn reverted(world: &World, name: &str, hidden: bool) -> String {
     world.vcenter.call(Method::DELETE, &format!("/snapshots/{person}"), None).await.unwrap();
     assert_eq!(replica.equal_now().await.unwrap(), 2);
     let last = replica.cycles().await.unwrap().pop().unwrap();
-    last.status.unwrap().source.unwrap().disks.remove(0).reason.unwrap()
+    let reason = last.status.unwrap().source.unwrap().disks.remove(0).reason.unwrap();
+    let words = replica.told(&reason, PATIENCE).await.unwrap();
+    assert!(words.contains("in full") && words.contains("2000"), "{words}");
+    reason
+}
+
+/// What the guest writes while a snapshot stands is the next cycle's business.
+#[tokio::test]
+async fn a_replica_is_its_snapshot_and_not_what_was_written_since() {
+    let (world, _gate) = beside_others().await;
+    let vm = "written-meanwhile";
+    let slow = Fate::slow_reads(&world, vm, 1000).await.unwrap();
+    // Each stands long enough to be looked at.
+    let reference = world.vcenter.vm(vm).await.unwrap().mo_ref;
+    let removal = json!({ "on": "task", "object": reference, "method": "RemoveSnapshot_Task", "delayMs": 4000 });
+    let _removal = Fate::vcenter(&world, removal).await.unwrap();
+    let replica = Replica::apply(&world, vm, "").await.unwrap();
+    replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+    for (disk, offset) in [(2000, MIB / 2), (2001, 4 * MIB)] {
+        world.vcenter.write(vm, disk, offset, MIB, 14).await.unwrap();
+    }
+    slow.mend().await.unwrap();
+    let first = wait::until("the first cycle has succeeded", PATIENCE, async || {
+        let first = replica.cycles().await?.into_iter().next().ok_or("no cycle")?;
+        if phase(&first) == Some(CyclePhase::Succeeded) { Ok(first) } else { Err(replica.story().await?) }
+    })
+    .await
+    .unwrap();
+    // The next one writes to the seeds only when the turn before it, of a minute, has ended.
+    let held = replica.oracle.of(&snapshot(&first).unwrap().0).expect("the snapshot was looked at");
+    let judged = replica.judge(&held).await.unwrap();
+    assert_eq!((judged.equal, judged.differs.len()), (2, 0), "{judged:?}");
+    let since = replica.source().await.unwrap();
+    assert!(held.iter().all(|(disk, hash)| since[disk] != *hash), "the guest has written to both disks since");
+    replica.succeeded(2, PATIENCE).await.unwrap();
+    assert_eq!(replica.equal_now().await.unwrap(), 2);
+    let second = replica.cycles().await.unwrap().remove(1);
+    assert_eq!(second.status.unwrap().source.unwrap().changed_bytes, Some(i64::try_from(2 * MIB).unwrap()));
 }
 
 #[tokio::test]

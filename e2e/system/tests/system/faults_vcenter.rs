@@ -131,6 +131,11 @@ async fn a_consolidation_that_needs_three_tries_gets_them() {
     let replica = Replica::apply(&world, vm, "").await.unwrap();
     let diary = Diary::keep(&replica, APPLIANCE);
     replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+    let asked = async || {
+        let calls = world.vcenter.call(Method::GET, "/calls", None).await.unwrap();
+        calls["ConsolidateVMDisks_Task"]["calls"].as_u64().unwrap_or_default()
+    };
+    let before = asked().await;
     // The removal leaves its deltas behind, and twice they can't be merged.
     world.vcenter.call(Method::PUT, "/vms/consolidation/consolidation", Some(json!({ "tries": 2 }))).await.unwrap();
     slow.mend().await.unwrap();
@@ -138,6 +143,8 @@ async fn a_consolidation_that_needs_three_tries_gets_them() {
     assert_eq!((told.condition.as_str(), told.status.as_str()), ("SourceReleased", "False"));
     diary.tells("Consolidating", &["consolidated"], PATIENCE).await.unwrap();
     replica.succeeded(2, PATIENCE).await.unwrap();
+    let tries = asked().await - before;
+    assert!(tries >= 3, "{tries}");
     assert_eq!(replica.equal_now().await.unwrap(), 2);
     none_failed(&replica).await;
 }

@@ -216,8 +216,13 @@ fn forward(world: &World, port: u16) -> tokio::process::Child {
         "require('net').createServer(a => {{ const b = require('net').connect({to}, '{host}'); a.pipe(b).pipe(a); \
          a.on('error', () => b.destroy()); b.on('error', () => a.destroy()); }}).listen({port}, '{host}')"
     );
+    node(world, &script)
+}
+
+/// A program of Node.js in the sandbox's network, for as long as it is held.
+fn node(world: &World, script: &str) -> tokio::process::Child {
     let mut command = tokio::process::Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{}", world.sandbox.get("NETNS"))).args(["node", "-e", &script]);
+    command.arg(format!("--net=/run/netns/{}", world.sandbox.get("NETNS"))).args(["node", "-e", script]);
     command.stdin(Stdio::null()).kill_on_drop(true).spawn().unwrap()
 }
 
@@ -235,6 +240,26 @@ async fn a_log_store_that_does_not_answer_is_named_by_its_url() {
     let _way = forward(&world, port);
     own.says("LogStoreReachable", "True", "AsExpected", wait::now(), MENDED).await.unwrap();
     own.says("Ready", "True", "AsExpected", wait::now(), MENDED).await.unwrap();
+}
+
+/// Neither refused nor answered: a firewall that drops, a server that hangs.
+#[tokio::test]
+async fn a_log_store_that_is_silent_is_named_as_soon() {
+    let (world, _gate) = beside_others().await;
+    let own = Own::new(&world, "unheard");
+    let port = 10011;
+    let hole = format!("require('net').createServer(() => {{}}).listen({port}, '{}')", world.sandbox.node());
+    let hole = node(&world, &hole);
+    let url = format!("https://{}:{port}/devstoreaccount1", world.sandbox.node());
+    let applied = own.apply(|spec| spec["logStore"]["accountUrl"] = json!(url)).await.unwrap();
+    let said = own.says("LogStoreReachable", "False", "LogStoreUnreachable", applied, SOON).await.unwrap();
+    names(&said.message, &[&url, "has not answered for 5 s"]);
+    // What the others say does not wait for it; and whose certificate nobody has seen is not verified.
+    own.says("VCenterReachable", "True", "AsExpected", applied, SOON).await.unwrap();
+    own.says("TLSVerified", "Unknown", "NotChecked", applied, SOON).await.unwrap();
+    drop(hole);
+    let _way = forward(&world, port);
+    own.says("Ready", "True", "AsExpected", wait::now(), MENDED + Duration::from_secs(5)).await.unwrap();
 }
 
 #[tokio::test]

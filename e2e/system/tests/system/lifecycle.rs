@@ -101,7 +101,7 @@ mod alone {
             for labels in [OPERATORS.to_owned(), workers(APPLIANCE, "gateway"), workers(APPLIANCE, "applier")] {
                 let all = images(&world, &labels).await?;
                 let wanted = if labels == OPERATORS { 2 } else { 1 };
-                if all.len() != wanted || !all.values().all(|image| image.ends_with(":dev")) {
+                if all.len() != wanted || !all.values().all(|image| image.contains(":dev-")) {
                     return Err(format!("{all:?}"));
                 }
             }

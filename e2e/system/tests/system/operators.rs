@@ -3,7 +3,8 @@
 
 use crds::{ReplicationCycle, replication_cycle::SnapshotState};
 use system::{
-    install::APPLIANCE,
+    fate::Fate,
+    install::{APPLIANCE, NAMESPACE},
     pods::{self, OPERATORS, Pod, workers},
     vm::{Replica, phase},
     wait,
@@ -184,6 +185,10 @@ mod alone {
         Pod::ready(&world, OPERATORS, 2, PATIENCE).await.unwrap();
         let workers_before = all_workers(&world).await;
         let mut ends = ENDS.into_iter().cycle();
+        // Whatever it asks of Azure takes so long that it dies in the midst of it: a disk is made and nobody has heard, access is granted and no
+        // order is written.
+        let slow = json!({ "path": "*/disks/hawser-kill-operator-*", "effect": { "kind": "delay", "seconds": 2 } });
+        let slow = Fate::arm(&world, slow).await.unwrap();
         let replica = Replica::apply(&world, "kill-operator", "").await.unwrap();
         at_each(&replica, &FIRST, &mut ends).await;
         let all = replica.succeeded(2, PATIENCE).await.unwrap();
@@ -218,5 +223,22 @@ mod alone {
         .unwrap();
         let workers_after = all_workers(&world).await;
         assert_eq!(workers_after, workers_before, "the workers have noticed nothing");
+
+        // While it cleans up, too.
+        let gone = ["delete", "replicatedvm", &replica.name, "--namespace", NAMESPACE, "--wait=false"];
+        world.sandbox.kubectl(&gone).await.unwrap();
+        println!("deletion: {}", strike(&world, ends.next().unwrap()).await);
+        wait::until("a seed is gone", PATIENCE, async || match seeds(&replica).await.len() {
+            2 => Err(replica.story().await?),
+            _ => Ok(()),
+        })
+        .await
+        .unwrap();
+        println!("a seed is gone: {}", strike(&world, ends.next().unwrap()).await);
+        let gone = ["wait", "--for=delete", "replicatedvm", &replica.name, "--namespace", NAMESPACE, "--timeout=120s"];
+        world.sandbox.kubectl(&gone).await.unwrap();
+        slow.mend().await.unwrap();
+        assert_eq!((seeds(&replica).await, world.log.blobs(id).await.unwrap()), (Vec::new(), Vec::new()));
+        assert!(world.vcenter.snapshots(&replica.name).await.unwrap().is_empty());
     }
 }
