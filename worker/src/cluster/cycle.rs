@@ -54,8 +54,9 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The longest where a person has to do something first: a guest that can't be brought to rest must not be asked to each minute.
-const LONGEST_FOR_A_PERSON: Duration = Duration::from_secs(600);
+/// The longest where a person has to do something first: a guest that can't be brought to rest must not be asked to each minute. As long as a password
+/// that was refused is left alone.
+const LONGEST_FOR_A_PERSON: Duration = Duration::from_secs(300);
 /// How long giving back may take once the process is told to stop.
 const GIVE_BACK: Duration = Duration::from_secs(4);
 

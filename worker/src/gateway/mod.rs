@@ -201,7 +201,7 @@ async fn sent(env: &Env, held: &Held<State>, manifest: &Manifest) -> Result<End,
     Ok(End::Sent { manifest: digest })
 }
 
-/// Releases the snapshots of a cycle whose `state` can't be read, so that nobody can go on from it. It needs no lease: who still has one finds at
+/// Releases what snapshots there are of a cycle whose `state` can't be read, and of those before it: nobody can go on from them. It needs no lease: who still has one finds at
 /// its next write that its `state` is another, and whoever else releases them only waits for the same removal.
 ///
 /// # Errors
