@@ -188,10 +188,8 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     leads.send_replace(false);
     context.metrics.leading.set(0.0);
     for site in context.sites.all() {
-        if let Ok(vcenter) = &site.vcenter {
-            // A session that is left counts against vCenter's limit until it runs out.
-            let _ = tokio::time::timeout(GOODBYE, vcenter.client.logout()).await;
-        }
+        // A session that is left counts against vCenter's limit until it runs out.
+        let _ = tokio::time::timeout(GOODBYE, site.leave()).await;
     }
     // After the last pass, so that two never work at a time; before the end, or nobody leads until it runs out.
     if tokio::time::timeout(GOODBYE, leadership.release()).await.is_err() {

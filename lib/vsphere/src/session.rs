@@ -155,6 +155,8 @@ struct State {
     credentials: Credentials,
     service: Option<Arc<Service>>,
     login: Login,
+    /// [`Clock::monotonic`] of the last login that these words were good for.
+    proved: Option<Duration>,
 }
 
 struct Inner {
@@ -190,7 +192,7 @@ impl Client {
     /// A client over another wire.
     #[must_use]
     pub fn over(wire: Box<dyn Wire>, credentials: Credentials, clock: Arc<dyn Clock>) -> Self {
-        let state = Arc::new(Mutex::new(State { credentials, service: None, login: Login::Out }));
+        let state = Arc::new(Mutex::new(State { credentials, service: None, login: Login::Out, proved: None }));
         let shown = std::sync::Mutex::new(LoginState::LoggedOut);
         let wire = Box::new(Breaker::new(wire, clock.clone()));
         Self { inner: Arc::new(Inner { wire, clock, state, shown, logins: AtomicU64::new(0) }) }
@@ -228,9 +230,12 @@ impl Client {
         }
     }
 
-    /// Takes note that another way to the same vCenter, with the same words, was refused: VDDK logs in by itself.
-    pub async fn was_refused(&self, kind: &str) {
+    /// Takes note that another way to the same vCenter, with these words, was refused: VDDK logs in by itself. Others by now are none the worse for it.
+    pub async fn was_refused(&self, credentials: &Credentials, kind: &str) {
         let mut state = self.inner.state.lock().await;
+        if state.credentials != *credentials {
+            return;
+        }
         let refusal = Refusal { user: state.credentials.user.clone(), kind: kind.to_owned(), at: self.inner.clock.now() };
         let old = self.inner.set(&mut state, Login::Refused(refusal));
         drop(state);
@@ -239,11 +244,37 @@ impl Client {
         }
     }
 
+    /// Makes sure that vCenter still takes our words, and gives them: where none of our logins within `fresh` has shown it, by another login, which is
+    /// ended at once. For those who log in by another way (VDDK): that asks more than once, does not say that it was the password, and several may be
+    /// at it, so that a password changed in vCenter would lock the account. A session outlives its password, and shows nothing.
+    ///
+    /// # Errors
+    /// As of any call. Where it is refused, it is so for every call from now on.
+    pub async fn prove(&self, fresh: Duration) -> Result<Credentials, Error> {
+        let mut state = self.inner.state.clone().lock_owned().await;
+        let service = self.inner.service(&mut state).await?;
+        let credentials = state.credentials.clone();
+        // In a task of its own, as any login.
+        let proof = match &state.login {
+            Login::Refused(refusal) => return Err(refusal.clone().into()),
+            Login::In(_) if state.proved.is_some_and(|at| self.inner.clock.monotonic().saturating_sub(at) < fresh) => {
+                return Ok(credentials);
+            }
+            Login::In(session) => tokio::spawn(self.inner.clone().proof(session.clone(), state, service)),
+            Login::Out => {
+                let login = self.inner.clone().login(state, service);
+                tokio::spawn(async move { login.await.map(drop) })
+            }
+        };
+        proof.await.map_err(|error| Error::Config(format!("the login was cut off: {error}")))??;
+        Ok(credentials)
+    }
+
     /// Uses these from now on. The same ones change nothing: a refusal stays one.
     pub async fn set_credentials(&self, credentials: Credentials) {
         let mut state = self.inner.state.lock().await;
         if state.credentials != credentials {
-            state.credentials = credentials;
+            (state.credentials, state.proved) = (credentials, None);
             let old = self.inner.set(&mut state, Login::Out);
             drop(state);
             if let Login::In(session) = old {
@@ -327,14 +358,8 @@ impl Client {
 
     async fn end(&self, session: &Session) {
         let service = { self.inner.state.lock().await.service.clone() };
-        if let Some(service) = service
-            && let Some(manager) = &service.content.session_manager
-        {
-            let call = crate::methods::service::logout(manager);
-            // One that can't be ended runs out by itself.
-            if let Err(error) = self.inner.send(&service.version, Some(session.cookie.clone()), &call).await {
-                tracing::debug!(%error, "logging out");
-            }
+        if let Some(service) = service {
+            self.inner.end(&service, session).await;
         }
     }
 
@@ -381,7 +406,28 @@ impl Inner {
         Ok(service)
     }
 
+    /// Makes the session.
     async fn login(self: Arc<Self>, mut state: OwnedMutexGuard<State>, service: Arc<Service>) -> Result<Arc<Session>, Error> {
+        let session = Arc::new(self.enter(&mut state, &service).await?);
+        self.set(&mut state, Login::In(session.clone()));
+        Ok(session)
+    }
+
+    /// Makes a session beside the one that there is, and ends it. Where that is refused, the one that there is has no future.
+    async fn proof(self: Arc<Self>, standing: Arc<Session>, mut state: OwnedMutexGuard<State>, service: Arc<Service>) -> Result<(), Error> {
+        let entered = self.enter(&mut state, &service).await;
+        let refused = matches!(state.login, Login::Refused(_));
+        drop(state);
+        match &entered {
+            Ok(session) => self.end(&service, session).await,
+            Err(_) if refused => self.end(&service, &standing).await,
+            Err(_) => {}
+        }
+        entered.map(drop)
+    }
+
+    /// Logs in. A refusal is noted; what else comes of it is the caller's.
+    async fn enter(&self, state: &mut State, service: &Service) -> Result<Session, Error> {
         let manager = service.content.session_manager.clone();
         let manager = manager.ok_or_else(|| Error::answer("RetrieveServiceContent", "it has no session manager"))?;
         let call = crate::methods::service::login(&manager, &state.credentials);
@@ -390,18 +436,27 @@ impl Inner {
             Ok(answer) => answer,
             Err(Error::Fault { fault, .. }) if refuses(&fault.kind) => {
                 let refusal = Refusal { user: state.credentials.user.clone(), kind: fault.kind, at: self.clock.now() };
-                self.set(&mut state, Login::Refused(refusal.clone()));
+                self.set(state, Login::Refused(refusal.clone()));
                 return Err(refusal.into());
             }
             Err(error) => return Err(error),
         };
+        state.proved = Some(self.clock.monotonic());
         let cookie = cookie.ok_or_else(|| Error::answer("Login", "it sets no session's cookie"))?;
         let value = answer.child("returnval");
         let text = |name| value.and_then(|value| value.text_of(name)).unwrap_or_default().to_owned();
         let number = self.logins.fetch_add(1, Ordering::Relaxed) + 1;
-        let session = Arc::new(Session { cookie, key: text("key"), user: text("userName"), number });
-        self.set(&mut state, Login::In(session.clone()));
-        Ok(session)
+        Ok(Session { cookie, key: text("key"), user: text("userName"), number })
+    }
+
+    async fn end(&self, service: &Service, session: &Session) {
+        if let Some(manager) = &service.content.session_manager {
+            let call = crate::methods::service::logout(manager);
+            // One that can't be ended runs out by itself.
+            if let Err(error) = self.send(&service.version, Some(session.cookie.clone()), &call).await {
+                tracing::debug!(%error, "logging out");
+            }
+        }
     }
 }
 

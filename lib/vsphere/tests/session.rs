@@ -178,13 +178,57 @@ async fn a_wrong_password_is_tried_once_until_somebody_says_so() {
 async fn a_refusal_that_another_met_counts_as_ones_own() {
     let (client, fake) = client("right");
     client.current_time().await.unwrap();
-    client.was_refused("InvalidLogin").await;
+    client.was_refused(&credentials("an older one"), "InvalidLogin").await;
+    client.current_time().await.unwrap();
+    client.was_refused(&credentials("right"), "InvalidLogin").await;
     assert!(matches!(client.current_time().await.unwrap_err(), Error::Refused(_)));
     client.set_credentials(credentials("right")).await;
     assert!(matches!(client.login_state(), LoginState::Refused(_)), "the same words are no news");
     client.allow_login().await;
     client.current_time().await.unwrap();
     assert_eq!((fake.0.refusals.load(Ordering::SeqCst), client.logins()), (0, 2));
+}
+
+/// A session outlives its password: whoever logs in by another way has to know before.
+#[tokio::test]
+async fn words_are_proved_by_a_login_that_leaves_nothing_behind() {
+    let fake = Fake::default();
+    *fake.0.password.lock().unwrap() = "right".into();
+    let clock = Arc::new(ManualClock::new());
+    let client = Client::over(Box::new(fake.clone()), credentials("right"), clock.clone());
+    let fresh = Duration::from_secs(10);
+    let seen = || {
+        let sessions = fake.0.valid.lock().unwrap().clone();
+        (fake.0.logins.load(Ordering::SeqCst), fake.0.refusals.load(Ordering::SeqCst), sessions)
+    };
+    let session = |number: u32| vec![format!("\"session-{number}\"")];
+    client.prove(fresh).await.unwrap();
+    client.prove(fresh).await.unwrap();
+    assert_eq!(seen(), (1, 0, session(1)), "the login that had to be made anyway shows it");
+    clock.advance(fresh);
+    let several = (0..5).map(|_| client.prove(fresh));
+    futures::future::try_join_all(several).await.unwrap();
+    assert_eq!(seen(), (2, 0, session(1)), "one for all; the session goes on, the other has ended");
+    // Somebody changes it. The session goes on as if nothing were.
+    *fake.0.password.lock().unwrap() = "another".into();
+    client.current_time().await.unwrap();
+    client.prove(fresh).await.unwrap();
+    clock.advance(fresh);
+    let several = (0..5).map(|_| client.prove(fresh));
+    for result in futures::future::join_all(several).await {
+        assert!(matches!(result, Err(Error::Refused(_))), "{result:?}");
+    }
+    assert!(matches!(client.current_time().await, Err(Error::Refused(_))));
+    assert_eq!(seen(), (2, 1, vec![]), "one for all, and no session is left to run out");
+    // A vCenter that does not answer says nothing about a password.
+    client.set_credentials(credentials("another")).await;
+    assert_eq!(client.prove(Duration::ZERO).await.unwrap(), credentials("another"));
+    *fake.0.down.lock().unwrap() = true;
+    assert!(matches!(client.prove(Duration::ZERO).await, Err(Error::Wire(_))));
+    *fake.0.down.lock().unwrap() = false;
+    clock.advance(Duration::from_secs(60));
+    client.current_time().await.unwrap();
+    assert_eq!(seen(), (3, 1, session(3)));
 }
 
 #[tokio::test]

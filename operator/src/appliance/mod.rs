@@ -53,10 +53,8 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
     // As long as there are ReplicatedVMs they need it, to leave nothing behind.
     if deleted && vms.is_empty() {
         finalizers(&api, &appliance, |all| all.retain(|one| one != names::APPLIANCE_FINALIZER)).await?;
-        if let Some(site) = context.sites.remove(&namespace, &name)
-            && let Ok(vcenter) = &site.vcenter
-        {
-            vcenter.client.logout().await;
+        if let Some(site) = context.sites.remove(&namespace, &name) {
+            site.leave().await;
         }
         return Ok(Action::await_change());
     }

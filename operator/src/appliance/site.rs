@@ -82,6 +82,8 @@ pub struct Site {
     pub vcenter: Result<Arc<VCenter>, Trouble>,
     /// Its Azure.
     pub target: Result<Target, Trouble>,
+    /// The last vCenter that there was. It knows which password was refused, also after a look for which the apiserver did not answer.
+    last: Option<Arc<VCenter>>,
 }
 
 impl Site {
@@ -95,9 +97,23 @@ impl Site {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let vcenter = vcenter(&inputs, before.and_then(|site| site.vcenter.as_ref().ok()), clock, follow).await;
+        let last = before.and_then(|site| site.last.as_ref());
+        let vcenter = vcenter(&inputs, last, clock, follow).await;
+        let last = match &vcenter {
+            Ok(vcenter) => Some(vcenter.clone()),
+            // What was taken away is not used any more; another Secret is tried in any case.
+            Err(trouble) if matches!(trouble.reason, Reason::CredentialsMissing | Reason::CaBundleMissing) => None,
+            Err(_) => last.cloned(),
+        };
         let target = target(&inputs, before.and_then(|site| site.target.as_ref().ok()), clock);
-        Self { spec: inputs.spec, vcenter, target }
+        Self { spec: inputs.spec, vcenter, target, last }
+    }
+
+    /// Says goodbye to vCenter.
+    pub async fn leave(&self) {
+        if let Some(vcenter) = &self.last {
+            vcenter.client.logout().await;
+        }
     }
 
     /// The log, to ask whether it answers.
@@ -256,5 +272,38 @@ mod tests {
         assert!(may_try(&refused, false, after(300)));
         assert!(may_try(&refused, true, after(1)));
         assert!(!may_try(&LoginState::LoggedOut, true, after(999)));
+    }
+
+    #[tokio::test]
+    async fn a_look_that_can_not_read_the_secret_does_not_forget_what_was_refused() {
+        let clock: Arc<dyn Clock> = Arc::new(blocklog::test_support::ManualClock::new());
+        let nobody = || Trouble::new(Reason::Unreachable, "the apiserver did not answer");
+        let words = Credentials { user: "u".into(), password: Secret::new("wrong") };
+        let inputs = Inputs {
+            spec: crate::vm::test_support::appliance(serde_json::json!({})).spec,
+            vcenter: Ok((words.clone(), "1".to_owned())),
+            vcenter_trust: Ok(Trust::System),
+            azure_secret: Err(nobody()),
+            azure_trust: Err(nobody()),
+            keys: Err(nobody()),
+        };
+        let unread = Inputs { vcenter: Err(nobody()), ..inputs.clone() };
+        let deleted = Inputs { vcenter: Err(Trouble::new(Reason::CredentialsMissing, "the Secret does not exist")), ..inputs.clone() };
+        let build = |inputs, before: Option<Site>| {
+            let clock = clock.clone();
+            async move { Site::build(inputs, before.as_ref(), &clock, |_| std::future::ready(())).await }
+        };
+        let first = build(inputs.clone(), None).await;
+        first.vcenter.as_ref().unwrap().client.was_refused(&words, "InvalidLogin").await;
+        let second = build(unread, Some(first)).await;
+        assert!(second.vcenter.is_err());
+        let third = build(inputs.clone(), Some(second)).await;
+        assert!(matches!(third.vcenter.as_ref().unwrap().client.login_state(), LoginState::Refused(_)));
+        // Written anew, it is tried.
+        let written = Inputs { vcenter: inputs.vcenter.clone().map(|(words, _)| (words, "2".to_owned())), ..inputs };
+        let fourth = build(written, Some(third)).await;
+        assert_eq!(fourth.vcenter.as_ref().unwrap().client.login_state(), LoginState::LoggedOut);
+        let fifth = build(deleted, Some(fourth)).await;
+        assert!(fifth.last.is_none(), "nobody goes on with what was taken away");
     }
 }

@@ -13,7 +13,7 @@ use blocklog::{
     steward::Due,
 };
 use crds::{
-    ReplicatedVM, ReplicationCycle,
+    Appliance, ReplicatedVM, ReplicationCycle,
     conditions::{ConditionType, Finding, merge},
     names,
     reasons::Reason,
@@ -276,7 +276,10 @@ pub(crate) fn done(mut seen: Observed, step: &Step) -> Observed {
             }
         }
         Step::WriteOrder(of) => {
-            let seeds = ledger(&mut seen).seeds.iter().map(|(disk, seed)| (*disk, seed.unique_id.clone())).collect();
+            // Nothing has changed on the last one, so it needs no access.
+            let all = &ledger(&mut seen).seeds;
+            let written = all.len().saturating_sub(1).max(1);
+            let seeds = all.iter().take(written).map(|(disk, seed)| (*disk, seed.unique_id.clone())).collect();
             seen.order = Ok(Some(OrderSeen { of: *of, seeds }));
             let now = seen.now;
             for cycle in seen.cycles.iter_mut().filter(|cycle| mirror::id(&cycle.object) == Some(*of)) {
@@ -352,4 +355,23 @@ pub(crate) fn begin(seen: &mut Observed, number: u64) {
 pub(crate) fn later(mut seen: Observed, by: SignedDuration) -> Observed {
     seen.now += by;
     seen
+}
+
+/// An appliance with these fields in its spec, besides what every one has.
+pub(crate) fn appliance(spec: Value) -> Appliance {
+    let mut all = json!({
+        "vcenter": { "url": "https://vcenter.example.com", "credentialsSecretRef": { "name": "vcenter" } },
+        "azure": { "subscriptionId": "22222222-2222-4222-8222-222222222222", "resourceGroup": "hawser", "location": "westeurope" },
+        "logStore": { "accountUrl": "https://hawserlog.blob.core.windows.net" },
+        "encryption": { "keySecretRef": { "name": "hawser-key" } },
+        "diskAccess": { "method": "VDDK", "vddk": { "claimName": "vddk" } },
+    });
+    for (name, value) in spec.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "hawser.dev/v1alpha1", "kind": "Appliance",
+        "metadata": { "name": "onprem", "namespace": "site", "uid": "u-1" }, "spec": all,
+    }))
+    .unwrap()
 }

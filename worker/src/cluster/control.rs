@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use azure_core::http::Url;
 use blocklog::{
+    clock::Clock,
     cycle::Snapshot,
     ids::{ChangeId, CycleId, DiskKey, Owner, VmId},
 };
@@ -12,8 +13,8 @@ use crds::reasons::Reason;
 use source::{DiskSource, SourceError};
 use tokio::sync::Mutex;
 use vsphere::{
-    Client, Credentials, LoginState, MoRef,
-    classify::{Class, Verdict},
+    Client, Credentials, MoRef,
+    classify::{Class, Doing, Verdict, classify},
     snapshot::{
         Mark, Note, Owning,
         control::{self, Control, Settings, Taken},
@@ -40,6 +41,10 @@ const TRIES: u32 = 5;
 const BUSY: Duration = Duration::from_secs(30 * 60);
 /// The pause between two tries at such a host.
 const BUSY_PAUSE: Duration = Duration::from_secs(10);
+/// How old the last login may be by which our words are known to be good when VDDK logs in with them.
+const PROVED: Duration = Duration::from_secs(10);
+/// How long one disk waits until another has been opened.
+const TURN: Duration = Duration::from_secs(10);
 
 /// Who reads which VM, and how.
 pub struct Setup {
@@ -47,8 +52,6 @@ pub struct Setup {
     pub client: Client,
     /// Its URL, from which VDDK gets name and port.
     pub url: String,
-    /// Who logs in: VDDK makes sessions of its own.
-    pub credentials: Credentials,
     /// nbdkit and VMware's library.
     pub vddk: vddk::Settings,
     /// Whose snapshots.
@@ -61,6 +64,8 @@ pub struct Setup {
     pub settings: Settings,
     /// Disks that are compared in full because somebody asked for it.
     pub full: Vec<DiskKey>,
+    /// Held while a disk is opened, by all who read this vCenter with these words: what is refused is refused to one of them.
+    pub opening: Arc<Mutex<()>>,
 }
 
 /// The snapshots and disks of one VM in a vCenter.
@@ -145,7 +150,38 @@ impl VcenterControl {
         self.reporter.tell(&Told::Taken { name, reference, taken, quiesced, powered_off });
     }
 
-    async fn disk_at(&self, snapshot: &Snapshot, disk: DiskKey) -> Result<DiskAt, SourceError> {
+    /// Opens a disk, without a second try. VDDK logs in by itself with the same words, twice for each disk, and calls a wrong password and a missing
+    /// privilege by the same name: so the words are proved before, one disk after the other is opened, and after a refusal they are proved again.
+    async fn open_once(&self, snapshot: &Snapshot, disk: DiskKey, clock: &Arc<dyn Clock>) -> Result<VddkSource, OpenError> {
+        // One that hangs must not keep all others waiting; they make sure of it themselves then.
+        let (_turn, fresh) = tokio::select! {
+            biased;
+            turn = self.setup.opening.lock() => (Some(turn), PROVED),
+            () = clock.sleep(TURN) => (None, Duration::ZERO),
+        };
+        let words = self.proved(fresh).await?;
+        let at = self.disk_at(snapshot, disk, &words).await?;
+        let opened = VddkSource::open(&self.setup.vddk, &at, clock.clone()).await;
+        if let Err(OpenError::Source(SourceError::Refused(why))) = &opened {
+            if why.starts_with("LoginRefused") {
+                self.setup.client.was_refused(&words, "InvalidLogin").await;
+            } else if why.starts_with("PrivilegeMissing") {
+                self.proved(Duration::ZERO).await?;
+            }
+        }
+        opened
+    }
+
+    /// Makes sure that vCenter takes our words.
+    async fn proved(&self, fresh: Duration) -> Result<Credentials, SourceError> {
+        self.setup.client.prove(fresh).await.map_err(|error| {
+            let verdict = classify(&error, Doing::Other);
+            let message = format!("{}: {}", verdict.reason, verdict.message);
+            if verdict.class == Class::Block { SourceError::Refused(message) } else { SourceError::Unreachable(message) }
+        })
+    }
+
+    async fn disk_at(&self, snapshot: &Snapshot, disk: DiskKey, words: &Credentials) -> Result<DiskAt, SourceError> {
         let source_error = |error| match error {
             SnapshotError::Unreachable(why) => SourceError::Unreachable(why),
             SnapshotError::Refused(why) | SnapshotError::Gone(why) => SourceError::Refused(why),
@@ -163,8 +199,8 @@ impl VcenterControl {
         Ok(DiskAt {
             server,
             port,
-            user: self.setup.credentials.user.clone(),
-            password: self.setup.credentials.password.clone(),
+            user: words.user.clone(),
+            password: words.password.clone(),
             thumbprint: thumbprint.to_string(),
             vm: vm.id().to_owned(),
             snapshot: snapshot.reference.clone(),
@@ -255,12 +291,7 @@ impl SnapshotControl for VcenterControl {
         }
         let (until, mut tried) = (clock.monotonic() + BUSY, 0);
         loop {
-            // VDDK logs in by itself, with the same words: what was refused is not tried again for each disk and read, or the account is locked.
-            if let LoginState::Refused(refusal) = self.setup.client.login_state() {
-                return Err(SourceError::Refused(format!("LoginRefused: {refusal}")));
-            }
-            let at = self.disk_at(snapshot, disk).await?;
-            let (error, wait) = match VddkSource::open(&self.setup.vddk, &at, clock.clone()).await {
+            let (error, wait) = match self.open_once(snapshot, disk, &clock).await {
                 Ok(source) => {
                     self.open.lock().await.insert(disk, source.session());
                     return Ok(Arc::new(source));
@@ -271,12 +302,7 @@ impl SnapshotControl for VcenterControl {
                     tried += 1;
                     (why, pause(tried))
                 }
-                Err(OpenError::Source(error)) => {
-                    if matches!(&error, SourceError::Refused(why) if why.starts_with("LoginRefused")) {
-                        self.setup.client.was_refused("InvalidLogin").await;
-                    }
-                    return Err(error);
-                }
+                Err(OpenError::Source(error)) => return Err(error),
             };
             let word = error.split(':').next().unwrap_or_default();
             self.reporter.tell(&Told::Waiting { reason: reason(word), message: format!("disk {disk}: {error}") });

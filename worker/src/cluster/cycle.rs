@@ -67,6 +67,8 @@ pub(super) struct Shared {
     pub(super) api: Api<ReplicationCycle>,
     pub(super) store: Arc<dyn LogStore>,
     pub(super) client: Client,
+    /// [`Setup::opening`].
+    pub(super) opening: Arc<tokio::sync::Mutex<()>>,
     pub(super) cpu: Arc<Threads>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) health: Arc<Health>,
@@ -354,8 +356,7 @@ impl Seen {
         reporter: &Arc<Reporter>,
     ) -> Result<(Env, Arc<Running>), Failure> {
         let Shared { config, client, clock, .. } = self.shared.as_ref();
-        let credentials = open::credentials(&config.vcenter)?;
-        client.set_credentials(credentials.clone()).await;
+        client.set_credentials(open::credentials(&config.vcenter)?).await;
         if client.login_state().may_be_tried_again(clock.now()) {
             client.allow_login().await;
         }
@@ -368,13 +369,13 @@ impl Seen {
         let setup = Setup {
             client: client.clone(),
             url: config.vcenter.url.clone(),
-            credentials,
             vddk: vddk::Settings { nbdkit: config.vddk.nbdkit.clone(), libdir: config.vddk.libdir.clone() },
             owner: job.owner.clone(),
             of: job.of,
             mo_ref: Some(cycle.spec.vm.mo_ref.clone()).filter(|id| !id.is_empty()).map(MoRef::vm),
             settings: Settings { policy, ..Settings::default() },
             full,
+            opening: self.shared.opening.clone(),
         };
         let env = Env {
             store: leases.clone(),

@@ -207,6 +207,7 @@ mod with_an_apiserver {
             api: Api::namespaced(patches.client(), "hawser"),
             store: store.clone(),
             client,
+            opening: Arc::default(),
             cpu: Arc::new(Threads::new(1).unwrap()),
             clock,
             health: Health::waiting_for(&[]),

@@ -49,7 +49,7 @@ pub async fn run(path: &Path, pod: &str, stop: impl Future<Output = ()>) -> Resu
     })?;
     let api: Api<ReplicationCycle> = Api::namespaced(cluster, &config.namespace);
     let cpu = Arc::new(open::threads(&config.limits)?);
-    let shared = Arc::new(Shared { config, pod: pod.to_owned(), api, store, client, cpu, clock, health });
+    let shared = Arc::new(Shared { config, pod: pod.to_owned(), api, store, client, opening: Arc::default(), cpu, clock, health });
     tracing::info!(pod, appliance = shared.config.appliance, namespace = shared.config.namespace, "gateway");
     tokio::spawn(open::ready(shared.health.clone(), shared.store.clone(), shared.config.key.clone(), shared.clock.clone()));
     let (stopped, listen) = watch::channel(false);

@@ -163,13 +163,13 @@ impl World {
         let setup = Setup {
             client,
             url: self.vcenter.url.clone(),
-            credentials: Credentials { user: "hawser@vsphere.local".into(), password: Secret::new("sandbox") },
             vddk: vddk::Settings { nbdkit: self.nbdkit.clone(), libdir: "/opt/vmware-vix-disklib".into() },
             owner: owner(),
             of,
             mo_ref: None,
             settings,
             full: Vec::new(),
+            opening: Arc::default(),
         };
         let control = Arc::new(VcenterControl::new(setup, reporter.clone()));
         Gateway { env: self.env(reporter.clone()), control, reporter, job: Job { of, owner: owner(), full: false } }
@@ -207,11 +207,11 @@ impl World {
 
     async fn carry_out(&self, of: CycleId, end: &applier::End) -> Manifest {
         let (manifest, digest) = document::require::<Manifest>(self.store.as_ref(), &self.keys, &names::manifest(of)).await.unwrap();
-        let seal = |(disk, sent): (&DiskKey, &blocklog::cycle::ManifestDisk)| {
-            let seed = OrderSeed::seal(&self.keys, of.vm, of.incarnation, *disk, &sent.seed, b"file", &SystemEntropy);
-            (*disk, seed)
+        let seal = |disk: DiskKey| {
+            let id = &manifest.disks[&disk].seed;
+            (disk, OrderSeed::seal(&self.keys, of.vm, of.incarnation, disk, id, b"file", &SystemEntropy))
         };
-        let seeds = manifest.disks.iter().map(seal).collect();
+        let seeds = manifest.written().map(seal).collect();
         let order = Order { of, owner: owner(), manifest: digest, seeds, tokens: BTreeMap::new() };
         let name = names::order(&owner(), of.vm);
         let bytes = document::encode(&self.keys, &name, &order).unwrap();

@@ -76,10 +76,19 @@ async fn a_wrong_password_is_tried_once_by_each_who_has_it_until_its_secret_is_a
     ready(&world.sandbox, NAMESPACE, &own.name, PATIENCE).await.unwrap();
     let replica = own.replicate("wrong-password", "").await.unwrap();
     replica.succeeded(2, PATIENCE).await.unwrap();
-    world.vcenter.write(&replica.name, 2000, 0, 24 * MIB, 21).await.unwrap();
+    for (disk, seed) in [(2000, 21), (2001, 22)] {
+        world.vcenter.write(&replica.name, disk, 0, 24 * MIB, seed).await.unwrap();
+    }
     let slow = slow_reads(&replica).await;
     replica.sync_now("locked").await.unwrap();
-    replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+    let vm = world.vcenter.vm(&replica.name).await.unwrap().mo_ref;
+    wait::until("both disks are open", PATIENCE, async || {
+        let all = world.vcenter.call(Method::GET, "/vddk", None).await?;
+        let open = all["openDisks"].as_array().map_or(0, |open| open.iter().filter(|disk| disk["vm"] == *vm).count());
+        if open == 2 { Ok(()) } else { Err(format!("{open}")) }
+    })
+    .await
+    .unwrap();
 
     // Somebody changes it in vCenter, where a cycle runs: operator and gateway find out, each by itself.
     change("another").await;
@@ -102,6 +111,26 @@ async fn a_wrong_password_is_tried_once_by_each_who_has_it_until_its_secret_is_a
     println!("the gateway went on {:.0} s after the Secret was changed", mended.elapsed().as_secs_f64());
     assert_eq!(refused().await - before, 2, "the new one is right");
     assert_eq!(replica.equal_now().await.unwrap(), 2);
+
+    // Again, but the sessions live on, as they do with a real vCenter: the gateway finds out when it opens disks, before VDDK, which would try
+    // twice for each disk. The operator goes on.
+    world.vcenter.write(&replica.name, 2000, 0, MIB, 23).await.unwrap();
+    wait::pause(Duration::from_secs(11)).await;
+    let before = refused().await;
+    world.vcenter.call(Method::PATCH, &format!("/users/{account}"), Some(json!({ "password": "third" }))).await.unwrap();
+    replica.sync_now("locked-again").await.unwrap();
+    wait::until("the gateway is refused", PATIENCE, async || match refused().await - before {
+        0 => Err("nobody was".to_owned()),
+        _ => Ok(()),
+    })
+    .await
+    .unwrap();
+    wait::pause(Duration::from_secs(12)).await;
+    assert_eq!(refused().await - before, 1, "one by the gateway");
+    own.secret("locked-vcenter", user("third")).await.unwrap();
+    replica.succeeded(4, PATIENCE).await.unwrap();
+    assert_eq!(replica.equal_now().await.unwrap(), 2);
+    assert_eq!(refused().await - before, 1, "the third one is right");
     // While there is somebody to clean up.
     let gone = ["delete", "replicatedvm", &replica.name, "--namespace", NAMESPACE, "--timeout=120s"];
     world.sandbox.kubectl(&gone).await.unwrap();

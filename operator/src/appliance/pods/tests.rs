@@ -1,24 +1,7 @@
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 
 use super::*;
-
-fn appliance(spec: Value) -> Appliance {
-    let mut all = json!({
-        "vcenter": { "url": "https://vcenter.example.com", "credentialsSecretRef": { "name": "vcenter" } },
-        "azure": { "subscriptionId": "22222222-2222-4222-8222-222222222222", "resourceGroup": "hawser", "location": "westeurope" },
-        "logStore": { "accountUrl": "https://hawserlog.blob.core.windows.net" },
-        "encryption": { "keySecretRef": { "name": "hawser-key" } },
-        "diskAccess": { "method": "VDDK", "vddk": { "claimName": "vddk" } },
-    });
-    for (name, value) in spec.as_object().unwrap() {
-        all[name] = value.clone();
-    }
-    serde_json::from_value(json!({
-        "apiVersion": "hawser.dev/v1alpha1", "kind": "Appliance",
-        "metadata": { "name": "onprem", "namespace": "site", "uid": "u-1" }, "spec": all,
-    }))
-    .unwrap()
-}
+use crate::vm::test_support::appliance;
 
 fn settings() -> Settings {
     Settings { cluster: "prod".into(), worker_image: "hawser/worker:1".into(), worker_service_account: "hawser-worker".into() }
