@@ -213,6 +213,11 @@ impl std::ops::AddAssign for Figures {
 }
 
 impl Manifest {
+    /// The disks of which something changed. To the others nothing is written: they need neither access nor fence.
+    pub fn written(&self) -> impl Iterator<Item = DiskKey> {
+        self.disks.iter().filter(|(_, sent)| !sent.extents.is_empty() || !sent.segments.is_empty()).map(|(disk, _)| *disk)
+    }
+
     /// True where a disk is missing a part: the cycle can't make the replica clean.
     #[must_use]
     pub fn partial(&self) -> bool {
@@ -230,7 +235,7 @@ pub struct Order {
     pub owner: Owner,
     /// The digest of the manifest's blob.
     pub manifest: Digest,
-    /// Every disk's seed.
+    /// The seed of each disk that is written to ([`Manifest::written`]). More do no harm.
     pub seeds: BTreeMap<DiskKey, OrderSeed>,
     /// What the clean write shall echo as done: trigger tokens by their name.
     pub tokens: BTreeMap<String, String>,

@@ -190,7 +190,7 @@ pub(crate) fn full_ledger() -> Ledger {
         recovery_point: Some(RecoveryPoint { cycle: Cycle(7), time: time(7), disks: vec![DISK, OTHER_DISK] }),
         baseline: BTreeMap::from([(DISK, change_id(7))]),
         index: BTreeMap::from([(DISK, IndexRef::At { turn: Turn(11), digest: Digest::of(b"index") }), (OTHER_DISK, IndexRef::Zero)]),
-        write_end: Some(time(600)),
+        write_ends: BTreeMap::from([(DISK, time(600))]),
         writing: true,
         sealed: Some(Turn(12)),
         tokens: BTreeMap::from([("syncNow".into(), "t-1".into())]),

@@ -55,9 +55,9 @@ pub struct Ledger {
     pub baseline: BTreeMap<DiskKey, ChangeId>,
     /// Each disk's fingerprints. A disk that is missing here has none.
     pub index: BTreeMap<DiskKey, IndexRef>,
-    /// Until when a write of this turn or an older one may take effect on a time-fenced seed. It stays when the turn is over: a request that
-    /// some proxy sends twice is on its way although its sender has an answer. The next turn waits for it.
-    pub write_end: Option<Timestamp>,
+    /// By disk: until when a write of this turn or an older one may take effect on its seed, where that is fenced by time. It stays when the turn is
+    /// over: a request that some proxy sends twice is on its way although its sender has an answer. The next turn that writes to the disk waits for it.
+    pub write_ends: BTreeMap<DiskKey, Timestamp>,
     /// True while a writer of this turn may have writes on their way to a time-fenced seed. Where the next turn finds it so, that writer vanished.
     pub writing: bool,
     /// Set when the seeds were sealed: nothing more is written to them.
@@ -212,7 +212,7 @@ impl Ledger {
             lost: Vec::new(),
             recovery_point: None,
             baseline: BTreeMap::new(),
-            write_end: None,
+            write_ends: BTreeMap::new(),
             writing: false,
             sealed: None,
             tokens: BTreeMap::new(),
@@ -313,8 +313,10 @@ impl Ledger {
         if !planted(Plant::DirtyMarkLeftOut) && next.dirty.last().is_none_or(|begun| begun.cycle != cycle) {
             next.dirty.push(Begun { cycle, manifest: digest, covered: false });
         }
-        next.write_end = self.write_end.max(write_end);
         next.writing = write_end.is_some();
+        if let Some(end) = write_end {
+            next.allow_until(manifest, end);
+        }
         for (disk, sent) in &manifest.disks {
             if sent.mode == Mode::Full && !planted(Plant::BaselineKeptForNewSeed) {
                 next.baseline.remove(disk);
@@ -328,10 +330,19 @@ impl Ledger {
         next
     }
 
-    /// The same turn with a later end of its fence, to be written before any write is sent that names it.
+    /// The same turn, which applies this manifest, with a later end of its fence; to be written before any write is sent that names it.
     #[must_use]
-    pub fn extend(&self, write_end: Timestamp) -> Self {
-        Self { write_end: self.write_end.max(Some(write_end)), ..self.clone() }
+    pub fn extend(&self, manifest: &Manifest, write_end: Timestamp) -> Self {
+        let mut next = self.clone();
+        next.allow_until(manifest, write_end);
+        next
+    }
+
+    fn allow_until(&mut self, manifest: &Manifest, end: Timestamp) {
+        for disk in manifest.written() {
+            let known = self.write_ends.entry(disk).or_insert(end);
+            *known = end.max(*known);
+        }
     }
 
     /// The turn is over, without the cycle being finished. Only with no write in doubt.
@@ -401,6 +412,7 @@ impl Ledger {
         next.seeds.remove(&disk);
         next.baseline.remove(&disk);
         next.index.remove(&disk);
+        next.write_ends.remove(&disk);
         if let Some(point) = &mut next.recovery_point {
             point.disks.retain(|one| *one != disk);
         }

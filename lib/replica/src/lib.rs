@@ -40,7 +40,7 @@ pub const NO_SEED: &str = "none";
 pub struct Fence {
     /// The ledger's turn.
     pub turn: u64,
-    /// The end of the fence under which an older turn's writes may still be on their way (the ledger's `writeEnd`), where there may be any.
+    /// The end of the fence under which an older turn's writes may still be on their way (the ledger's `writeEnds`), where there may be any.
     pub previous_end: Option<Timestamp>,
 }
 
@@ -49,7 +49,7 @@ pub struct Fence {
 pub struct Permit {
     /// The ledger's turn.
     pub turn: u64,
-    /// When the write may no longer take effect: the `writeEnd` that the ledger has recorded. Only time-fenced disks use it.
+    /// When the write may no longer take effect: the end that the ledger has recorded for the disk. Only time-fenced disks use it.
     pub until: Timestamp,
 }
 

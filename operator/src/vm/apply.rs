@@ -411,7 +411,7 @@ impl<'a> Deed<'a> {
         }
     }
 
-    /// Grants write access to every seed, and writes the order, or writes it anew with grants that last.
+    /// Grants write access to every seed that is written to, and writes the order, or writes it anew with grants that last.
     async fn write_order(&self, of: CycleId) -> Result<Outcome, Trouble> {
         let (site, steward, ledger) = (self.site()?, self.steward()?, self.ledger()?);
         let arm = &site.target.as_ref().map_err(Clone::clone)?.arm;
@@ -422,11 +422,13 @@ impl<'a> Deed<'a> {
             .admit(&manifest, digest)
             .map_err(|refusal| Trouble::new(crate::trouble::reason_of(refusal.reason()), refusal.to_string()))?;
         let lasts = Duration::try_from(GRANT).unwrap_or(FORMATTING);
-        let granted = ledger.seeds.iter().map(|(disk, seed)| async move {
+        // It is admitted, so the ledger names all of them.
+        let written = manifest.written().filter_map(|disk| Some((disk, ledger.seeds.get(&disk)?)));
+        let granted = written.map(|(disk, seed)| async move {
             let id = ResourceId::parse(&seed.id).map_err(|error| Trouble::new(Reason::SeedMissing, error.to_string()))?;
             let sas = arm.grant(&id, Access::Write, lasts).await?;
-            let access = sealed(keys, of, *disk, &seed.unique_id, url(sas.expose())?, self.context)?;
-            Ok::<_, Trouble>((*disk, access))
+            let access = sealed(keys, of, disk, &seed.unique_id, url(sas.expose())?, self.context)?;
+            Ok::<_, Trouble>((disk, access))
         });
         // Azure takes its time for each.
         let seeds = try_join_all(granted).await?.into_iter().collect();

@@ -95,7 +95,7 @@ pub struct Source {
 pub struct OrderSeen {
     /// The cycle.
     pub of: CycleId,
-    /// The unique id of each seed.
+    /// The unique id of each seed that it gives access to.
     pub seeds: BTreeMap<DiskKey, String>,
 }
 

@@ -36,6 +36,7 @@ const LOOKS: u32 = 2;
 const RUN: usize = MAX_WRITE / 2;
 
 /// What was done on a disk.
+#[derive(Default)]
 pub(super) struct Applied {
     written: u64,
     cleared: u64,
@@ -64,7 +65,7 @@ pub(super) async fn apply(
     let of = DiskCycle { of: manifest.of, disk };
     let mut segments: Vec<&SegmentRef> = sent.segments.iter().collect();
     segments.sort_by_key(|segment| segment.first);
-    let applied = Applied { written: 0, cleared: 0, extents: ExtentSet::new() };
+    let applied = Applied::default();
     let mut writer = Writer { env, disk, seat, leave, running: FuturesUnordered::new(), joined: Coalescer::new(RUN), applied };
     // One segment is applied while the next is fetched, never more: the place in the channel is taken before the fetch begins.
     let (sender, mut receiver) = mpsc::channel(1);

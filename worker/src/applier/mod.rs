@@ -227,15 +227,15 @@ impl Work<'_> {
         // Read before anything is touched: a log that can't be read must not make a clean replica dirty.
         let mut updates = renewing(self.env, held, self.updates(&ledger)).await??;
 
-        let timed = seeds.iter().any(|(disk, seat)| self.writes(*disk) && seat.seed().fence_kind() == FenceKind::Time);
-        let previous_end = ledger.write_end;
+        let timed = seeds.values().any(|seat| seat.seed().fence_kind() == FenceKind::Time);
+        let previous_ends = &ledger.write_ends;
         let leave = Leave::new(self.env, held, timed);
         let next = held.value().begin(&self.manifest, self.digest, timed.then(|| leave.until()));
         held.write(next).await?;
         let turn = held.value().turn;
         leave.begin(turn);
         // From here on the caller may give the lease back only where nothing that was sent can still land.
-        let result = self.apply(held, &seeds, &mut updates, &leave, previous_end, admission, stop).await;
+        let result = self.apply(held, &seeds, &mut updates, &leave, previous_ends, admission, stop).await;
         drop(seeds);
         let doubt = timed && leave.in_doubt();
         *in_doubt = doubt;
@@ -252,17 +252,21 @@ impl Work<'_> {
         }
     }
 
-    /// Opens every seed, and makes sure that each is the one that ledger and order name, and large enough.
+    /// Opens every seed that is written to, and makes sure that each is the one that ledger and order name, and large enough.
+    ///
+    /// Where nothing of a disk changed, its seed needs no access. No fence is raised there, and none is waited for: what an older turn still writes to it
+    /// is what is there, and the turn that writes to it next waits for the end that the ledger goes on to name.
     async fn open(&self) -> Result<Seeds, ApplierError> {
         let mut seeds = Seeds::new();
-        for (disk, sent) in &self.manifest.disks {
-            let access = self.access(&self.order, *disk)?;
-            let seed = self.open_one(*disk, &access).await?;
-            if seed.capacity() < sent.capacity {
-                let error = ReplicaError::TooSmall { capacity: seed.capacity(), needed: sent.capacity };
-                return Err(ApplierError::Replica { disk: *disk, error });
+        for disk in self.manifest.written() {
+            let access = self.access(&self.order, disk)?;
+            let seed = self.open_one(disk, &access).await?;
+            let needed = self.manifest.disks[&disk].capacity;
+            if seed.capacity() < needed {
+                let error = ReplicaError::TooSmall { capacity: seed.capacity(), needed };
+                return Err(ApplierError::Replica { disk, error });
             }
-            seeds.insert(*disk, Seat::new(seed, access));
+            seeds.insert(disk, Seat::new(seed, access));
         }
         Ok(seeds)
     }
@@ -271,12 +275,6 @@ impl Work<'_> {
         let seed = self.opener.open(disk, access).await.map_err(|error| ApplierError::Replica { disk, error })?;
         self.is_seed(disk, seed.as_ref()).await?;
         Ok(seed)
-    }
-
-    /// False where nothing of a disk changed: then no fence is raised, and none is waited for. What an older turn still writes to it is what is
-    /// there, and the turn that writes to it next waits for the end that the ledger goes on to name.
-    fn writes(&self, disk: DiskKey) -> bool {
-        self.manifest.disks.get(&disk).is_some_and(|sent| !sent.extents.is_empty())
     }
 
     /// Makes sure that a disk is the seed that the cycle was computed for. The ledger names the same one, or it would not have been admitted.
@@ -345,15 +343,14 @@ impl Work<'_> {
         seeds: &Seeds,
         updates: &mut BTreeMap<DiskKey, Update>,
         leave: &Leave<'_>,
-        previous_end: Option<jiff::Timestamp>,
+        previous_ends: &BTreeMap<DiskKey, jiff::Timestamp>,
         admission: Admission,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Option<BTreeMap<DiskKey, Applied>>, ApplierError> {
-        let fence = Fence { turn: leave.turn().0, previous_end };
+        let fenced = !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
         let disks = updates.iter_mut().map(|(disk, update)| async move {
-            let seat = &seeds[disk];
-            let fenced =
-                self.writes(*disk) && !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
+            let Some(seat) = seeds.get(disk) else { return (*disk, Ok(Applied::default())) };
+            let fence = Fence { turn: leave.turn().0, previous_end: previous_ends.get(disk).copied() };
             let result = async {
                 if fenced {
                     seat.seed().raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;
@@ -423,7 +420,7 @@ impl Work<'_> {
     async fn keep(&self, held: &mut Held<Ledger>, seeds: &Seeds, leave: &Leave<'_>) -> Result<bool, ApplierError> {
         held.renew().await?;
         if let Some(until) = leave.renewed(held) {
-            let next = held.value().extend(until);
+            let next = held.value().extend(&self.manifest, until);
             held.write(next).await?;
             leave.extended(until);
         }

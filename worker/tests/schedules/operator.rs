@@ -257,7 +257,8 @@ impl Operator {
         let world = &self.world;
         let n = world.sim.random(|r| r.next());
         let next = Cluster {
-            owner: Owner { cluster: format!("c{}", n % 1000), object: "default/vm".to_owned() },
+            // No two of the same name: the order of the first would stand where the second's belongs.
+            owner: Owner { cluster: format!("c{n}"), object: "default/vm".to_owned() },
             incarnation: Incarnation(Uuid::from_u128(u128::from(n))),
         };
         world.sim.note(format!("{} takes over", next.owner));
@@ -371,7 +372,7 @@ impl Operator {
             let id = &ledger.seeds[disk].unique_id;
             OrderSeed::seal(&self.world.keys, VM, cluster.incarnation, *disk, id, b"by heart", &entropy)
         };
-        let seeds = manifest.disks.keys().map(|disk| (*disk, seed(disk))).collect();
+        let seeds = manifest.written().map(|disk| (disk, seed(&disk))).collect();
         let tokens = BTreeMap::from([("syncNow".to_owned(), format!("token-{}", manifest.of.cycle))]);
         Order { of: manifest.of, owner: cluster.owner.clone(), manifest: digest, seeds, tokens }
     }

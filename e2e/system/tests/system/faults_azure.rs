@@ -120,6 +120,8 @@ async fn a_role_that_is_given_again_takes_its_minute_and_all_goes_on() {
     let not_yet = json!({ "kind": "answer", "status": 403, "code": "AuthorizationFailed", "message": words });
     let not_yet = json!({ "method": "POST", "path": "*/disks/hawser-rbac-delay-*/beginGetAccess", "times": 1, "effect": not_yet });
     let _not_yet = Fate::arm(&world, not_yet).await.unwrap();
+    // Only where something has changed is access needed.
+    world.vcenter.write(&replica.name, 2000, 0, 1 << 20, 31).await.unwrap();
     replica.sync("known-everywhere", PATIENCE).await.unwrap();
     let pending = diary.tells("RolesPending", &["beginGetAccess", "tried again"], PATIENCE).await.unwrap();
     assert_eq!(pending.of, "rbac-delay", "{pending:?}");

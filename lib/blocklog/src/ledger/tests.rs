@@ -75,7 +75,7 @@ fn the_baseline_advances_only_with_the_clean_write() {
     assert_eq!(dirty.baseline, BTreeMap::from([(DISK, change_id(1))]), "the disk that goes in full has lost it");
     assert_eq!(dirty.index, clean.index);
     assert_eq!(dirty.recovery_point, clean.recovery_point);
-    for unfinished in [dirty.abandon(), dirty.extend(time(1)), begin(&dirty, &second), begin(&dirty, &manifest(3, 2))] {
+    for unfinished in [dirty.abandon(), dirty.extend(&second, time(1)), begin(&dirty, &second), begin(&dirty, &manifest(3, 2))] {
         assert_eq!((&unfinished.baseline, &unfinished.recovery_point), (&dirty.baseline, &dirty.recovery_point));
         assert!(!unfinished.is_clean());
     }
@@ -215,16 +215,16 @@ fn a_cycle_is_begun_once_however_often_it_is_finished() {
 fn a_writer_that_vanished_leaves_a_lost_cycle() {
     let (second, third) = (manifest(2, 1), manifest(3, 2));
     let begun = clean().begin(&second, digest(&second), Some(time(100)));
-    assert_eq!((begun.write_end, begun.writing, begun.lost.len()), (Some(time(100)), true, 0));
-    let longer = begun.extend(time(200));
-    assert_eq!(longer.write_end, Some(time(200)));
-    assert_eq!(longer.extend(time(150)).write_end, Some(time(200)), "never earlier");
-    assert_eq!(longer.extend(time(150)).turn, longer.turn);
+    assert_eq!((end(&begun), begun.writing, begun.lost.len()), (Some(time(100)), true, 0));
+    let longer = begun.extend(&second, time(200));
+    assert_eq!(end(&longer), Some(time(200)));
+    assert_eq!(end(&longer.extend(&second, time(150))), Some(time(200)), "never earlier");
+    assert_eq!(longer.extend(&second, time(150)).turn, longer.turn);
     // It vanishes: whoever comes next, for the same cycle or another, says so.
     let again = longer.begin(&second, digest(&second), Some(time(150)));
-    assert_eq!((again.lost.as_slice(), again.write_end), ([second.of].as_slice(), Some(time(200))));
+    assert_eq!((again.lost.as_slice(), end(&again)), ([second.of].as_slice(), Some(time(200))));
     let other = longer.begin(&third, digest(&third), Some(time(300)));
-    assert_eq!((other.lost.as_slice(), other.write_end), ([second.of].as_slice(), Some(time(300))));
+    assert_eq!((other.lost.as_slice(), end(&other)), ([second.of].as_slice(), Some(time(300))));
     // Vanishing again adds what was not lost yet.
     assert_eq!(again.begin(&second, digest(&second), None).lost, [second.of]);
     assert_eq!(other.begin(&third, digest(&third), None).lost, [second.of, third.of]);
@@ -242,15 +242,49 @@ fn a_turn_that_ends_with_no_write_in_doubt_loses_nothing() {
     let begun = clean().begin(&second, digest(&second), Some(time(100)));
     for over in [begun.abandon(), finish(&begun, &second)] {
         // The end of the fence stays: the next turn waits for it whatever its predecessor was told.
-        assert_eq!((over.write_end, over.writing), (Some(time(100)), false));
+        assert_eq!((end(&over), over.writing), (Some(time(100)), false));
         let next = over.begin(&third, digest(&third), Some(time(90)));
-        assert_eq!((next.write_end, next.writing, next.lost.len()), (Some(time(100)), true, 0));
+        assert_eq!((end(&next), next.writing, next.lost.len()), (Some(time(100)), true, 0));
     }
     assert_eq!(begun.abandon().dirty, begun.dirty, "abandoned is still dirty");
     // A replica that is fenced by numbers never has an end.
     let begun = begin(&clean(), &second);
-    assert_eq!((begun.write_end, begun.writing), (None, false));
+    assert_eq!((end(&begun), begun.writing), (None, false));
     assert!(begin(&begun, &second).lost.is_empty());
+}
+
+/// The end of the fence of the disk that the fixtures write to.
+fn end(ledger: &Ledger) -> Option<Timestamp> {
+    ledger.write_ends.get(&DISK).copied()
+}
+
+#[test]
+fn a_turn_waits_only_for_those_that_wrote_to_its_disks() {
+    let writes = |number, basis, disks: &[DiskKey]| {
+        let mut manifest = manifest(number, basis);
+        let sent = manifest.disks[&DISK].clone();
+        for (disk, to) in &mut manifest.disks {
+            (to.extents, to.segments) = match disks.contains(disk) {
+                true => (sent.extents.clone(), sent.segments.clone()),
+                false => (extents::ExtentSet::new(), Vec::new()),
+            };
+        }
+        assert!(manifest.written().eq(disks.iter().copied()));
+        manifest
+    };
+    let ends = |ledger: &Ledger| [DISK, OTHER_DISK].map(|disk| ledger.write_ends.get(&disk).copied());
+    let both = writes(2, 1, &[DISK, OTHER_DISK]);
+    let first = finish(&clean().begin(&both, digest(&both), Some(time(100))), &both);
+    assert_eq!(ends(&first), [Some(time(100)); 2]);
+    let one = writes(3, 2, &[OTHER_DISK]);
+    let second = first.begin(&one, digest(&one), Some(time(150))).extend(&one, time(200));
+    assert_eq!(ends(&second), [Some(time(100)), Some(time(200))], "what the turn does not write to, it does not hold up");
+    // Nothing changed: nothing is written, and nobody need wait for it.
+    let none = writes(4, 3, &[]);
+    let third = finish(&second, &one).begin(&none, digest(&none), None);
+    assert_eq!((ends(&third), third.writing), ([Some(time(100)), Some(time(200))], false));
+    assert_eq!(ends(&third.retire(DISK)), [None, Some(time(200))]);
+    assert_eq!(ends(&third.reseed(DISK, seed("seed-c"))), [Some(time(100)), Some(time(200))]);
 }
 
 #[test]
@@ -259,7 +293,7 @@ fn a_write_in_doubt_is_lost_though_the_cycle_is_finished() {
     let begun = clean().begin(&second, digest(&second), Some(time(100)));
     for manifest in [second.clone(), partial(2, 1)] {
         let done = begun.finish(&manifest, index(2), &BTreeMap::new(), true);
-        assert_eq!((done.write_end, done.writing, done.lost.as_slice()), (Some(time(100)), false, [second.of].as_slice()));
+        assert_eq!((end(&done), done.writing, done.lost.as_slice()), (Some(time(100)), false, [second.of].as_slice()));
         let third = crate::fixtures::manifest(3, 2);
         assert_eq!(done.begin(&third, digest(&third), Some(time(300))).lost, [second.of]);
     }
@@ -302,7 +336,7 @@ fn a_take_over_goes_on_from_the_same_baseline_without_fingerprints() {
     assert!(taken.index.is_empty() && taken.masked().next().is_none());
     assert!(!taken.is_clean(), "what was begun stays dirty");
     assert_eq!(taken.lost, [second.of]);
-    assert_eq!((taken.write_end, taken.writing), (Some(time(100)), false), "the fence holds for the old owner's writes");
+    assert_eq!((end(&taken), taken.writing), (Some(time(100)), false), "the fence holds for the old owner's writes");
     assert!(matches!(taken.admit(&second, digest(&second)), Err(Refusal::OwnedByOther { .. })));
     // The old owner's cycle is not lost a second time as one of the new incarnation, which there never was.
     let mut third = manifest(3, 3);
@@ -357,7 +391,7 @@ fn its_text_stays_as_it_is() {
         r#""incarnation":"00000000-0000-0000-0000-000000000033","cycle":8}],"#,
         r#""recoveryPoint":{"cycle":7,"time":"2025-01-01T00:00:07Z","disks":[2000,2001]},"#,
         r#""baseline":{"2000":"52 1a 2b 3c 4d 5e 6f 70-81 92 a3 b4 c5 d6 e7 f8/7"},"#,
-        r#""index":{"2000":{"at":{"turn":11,"digest":"{index}"}},"2001":"zero"},"writeEnd":"2025-01-01T00:10:00Z","writing":true,"sealed":12,"#,
+        r#""index":{"2000":{"at":{"turn":11,"digest":"{index}"}},"2001":"zero"},"writeEnds":{"2000":"2025-01-01T00:10:00Z"},"writing":true,"sealed":12,"#,
         r#""tokens":{"syncNow":"t-1"}}"#
     );
     let digests = [("{8}", "8"), ("{9}", "9"), ("{index}", "index")];

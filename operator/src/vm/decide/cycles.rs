@@ -95,9 +95,12 @@ fn apply(pass: &Pass<'_>, said: &mut Said, of: blocklog::ids::CycleId) -> End {
     if let Some(end) = reassign(pass, cycle, &name).filter(|_| !pass.released(cycle)) {
         return end;
     }
-    let seeds: Option<std::collections::BTreeMap<_, _>> =
-        seen.ours().map(|ledger| ledger.seeds.iter().map(|(disk, seed)| (*disk, seed.unique_id.clone())).collect());
-    let ordered = matches!(&seen.order, Ok(Some(order)) if order.of == of && Some(&order.seeds) == seeds.as_ref());
+    // It names those disks of which something changed. Which these are follows from the cycle, so it is enough that they are still the ledger's.
+    let stands = |seeds: &std::collections::BTreeMap<DiskKey, String>| {
+        let ours = seen.ours().map(|ledger| &ledger.seeds);
+        ours.is_some_and(|ours| seeds.iter().all(|(disk, id)| ours.get(disk).is_some_and(|seed| seed.unique_id == *id)))
+    };
+    let ordered = matches!(&seen.order, Ok(Some(order)) if order.of == of && stands(&order.seeds));
     let written = cycle.object.status.as_ref().and_then(|status| status.target.as_ref()).and_then(|target| target.ordered.as_ref());
     // Renewed at half life: whoever is at work with it then has half a day to take note.
     let since = written.map(|written| seen.now.duration_since(written.0));
