@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
-worker=${CARGO_TARGET_DIR:-target}/quick/worker
+worker=${CARGO_TARGET_DIR:-target}/debug/worker
 began=$SECONDS
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/hawser-demo.XXXXXX")

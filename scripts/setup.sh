@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 declare -A package=(
   [nbdkit]=nbdkit [nbdcopy]=libnbd-bin [qemu-img]=qemu-utils [qemu-nbd]=qemu-utils [mkfs.ext4]=e2fsprogs [debugfs]=e2fsprogs
-  [openssl]=openssl [cc]=build-essential [flock]=util-linux [curl]=curl
+  [openssl]=openssl [cc]=build-essential [flock]=util-linux [curl]=curl [python3]=python3
 )
 missing=()
 for tool in "${!package[@]}"; do

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
 # Builds the images of the sandbox as OCI archives, without a registry: what the release's Containerfile makes, on the base of base.sh.
 #
-#   build.sh [FOLDER]       where the binaries operator and worker are (target/quick: `make quick`)
+#   build.sh [FOLDER]       where the binaries operator and worker are (target/debug: `make programs`; target/release: `make build`)
 #
 #   .cache/images/operator.tar   hawser.dev/operator:dev
 #   .cache/images/worker.tar     hawser.dev/worker:dev
 #   .cache/images/vddk           the stand-in for VMware's library, as a user's volume holds the real one: vmware-vix-disklib-distrib/lib64
 #
-# Each is built when what goes into it has changed. Needs: buildah, debootstrap, gcc, make, libgnutls28-dev.
+# Each is built when what goes into it has changed. Needs: buildah, debootstrap, gcc, binutils, make, libgnutls28-dev.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
 out=$root/.cache/images
 
-binaries=${1:-target/quick}
+binaries=${1:-${CARGO_TARGET_DIR:-target}/debug}
 for binary in operator worker; do
 	[[ -x $binaries/$binary ]] && continue
-	echo "build.sh: there is no $binary in $binaries: make quick, or name another folder" >&2
+	echo "build.sh: there is no $binary in $binaries: make programs, or name another folder" >&2
 	exit 1
 done
-for tool in buildah make gcc; do
-	command -v "$tool" >/dev/null || { echo "build.sh: $tool is missing: apt-get install $tool" >&2; exit 1; }
+for tool in buildah make gcc strip; do
+	command -v "$tool" >/dev/null || { echo "build.sh: $tool is missing: apt-get install ${tool/strip/binutils}" >&2; exit 1; }
 done
 
 tree=$(e2e/images/base.sh)
@@ -72,7 +72,8 @@ image() {
 	say "$1"
 	rm -rf "$work/context"
 	mkdir -p "$work/context"
-	cp "$binaries/$1" "$work/context/$1"
+	# What a debugger reads is five sixths of a debug build.
+	strip --strip-debug -o "$work/context/$1" "$binaries/$1"
 	images bud --quiet --pull-never --layers=false --signature-policy "$policy" --build-arg "BASE=$base" --build-arg "${1^^}=$1" \
 		--target "$1" --file Containerfile --tag "hawser.dev/$1:dev" "$work/context" >/dev/null
 	keep "$1" "$key" "hawser.dev/$1:dev"

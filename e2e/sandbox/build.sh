@@ -147,7 +147,7 @@ build_azure() {
   fi
   # As of before: what is changed while it compiles is newer.
   : >"$stamp.new"
-  (cd "$root" && nice cargo build -p azure-simulator 2> >(grep --line-buffered -v '^ *Finished' >&2)) ||
+  (cd "$root" && nice cargo build --workspace --bin azure-simulator 2> >(grep --line-buffered -v '^ *Finished' >&2)) ||
     fail "azure-simulator: it does not build"
   mv "$stamp.new" "$stamp"
 }

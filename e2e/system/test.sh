@@ -5,6 +5,7 @@
 #   HAWSER_SANDBOX        the sandbox's name (system and a number, another for each working copy)
 #   HAWSER_SYSTEM_AT_ONCE how many run beside each other (8)
 #   HAWSER_SYSTEM_KEEP    leaves it standing, to look around when something failed
+#   HAWSER_SYSTEM_BESIDE  a command that is run beside the scenarios that strike all others, and has to succeed as they do
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 HAWSER_SANDBOX=${HAWSER_SANDBOX:-system-$(cksum <<<"$PWD" | cut -c1-6)}
@@ -12,6 +13,7 @@ export HAWSER_SANDBOX
 export HAWSER_SANDBOX_INVENTORY=$PWD/e2e/system/inventory.yaml
 state=.cache/sandbox/$HAWSER_SANDBOX
 said=.cache/system-tests.log
+beside=
 
 # What somebody who reads only the output needs: the last words of the pods, what was told, the objects that are not as they should be, and last
 # of all why the tests failed.
@@ -30,6 +32,10 @@ look_around() {
 clean_up() {
   local status=$?
   trap - EXIT
+  if [[ -n $beside ]]; then
+    kill -- "-$beside" 2>/dev/null || true
+    tail -n 20 .cache/system-beside.log >&2 || true
+  fi
   ((status == 0)) || look_around >&2
   [[ -n ${HAWSER_SYSTEM_KEEP:-} ]] || e2e/sandbox/down.sh
   exit "$status"
@@ -38,22 +44,32 @@ trap clean_up EXIT
 trap 'exit 130' INT TERM
 
 e2e/images/build.sh
-cargo build --quiet -p e2e-system
-cargo test --quiet -p e2e-system --test system --no-run
+cargo test --quiet --workspace --test system --no-run
 e2e/sandbox/down.sh
 e2e/sandbox/up.sh
 "${CARGO_TARGET_DIR:-target}/debug/demo"
 # The rules of the API, which the crate's own tests ask of another engine, by the apiserver itself.
-CRDS_KUBECONFIG=$PWD/$state/kubeconfig PATH=$PWD/.cache/sandbox-bin:$PATH cargo test --quiet -p crds --test rules
+CRDS_KUBECONFIG=$PWD/$state/kubeconfig PATH=$PWD/.cache/sandbox-bin:$PATH cargo test --quiet --workspace --test rules
 began=$SECONDS
-scenarios() { RUST_BACKTRACE=0 cargo test --quiet -p e2e-system --test system -- "$@" 2>&1 | tee "$said"; }
+scenarios() { RUST_BACKTRACE=0 cargo test --quiet --workspace --test system -- "$@" 2>&1 | tee "$said"; }
 at_once=${HAWSER_SYSTEM_AT_ONCE:-8}
 if (($#)); then
   scenarios --test-threads="$at_once" "$@"
 else
-  # Those that disturb all others come first, and the others wait for none of them.
+  # Those that strike all others come first, and the others wait for none of them. They mostly wait themselves.
+  if [[ -n ${HAWSER_SYSTEM_BESIDE:-} ]]; then
+    setsid nice bash -c "$HAWSER_SYSTEM_BESIDE" >.cache/system-beside.log 2>&1 &
+    beside=$!
+  fi
   scenarios --test-threads=1 ::alone::
   echo "alone: $((SECONDS - began)) s"
+  if [[ -n $beside ]]; then
+    wait "$beside" && ended=0 || ended=$?
+    beside=
+    cat .cache/system-beside.log
+    ((ended == 0)) || { echo "test.sh: this failed: $HAWSER_SYSTEM_BESIDE" >&2; exit "$ended"; }
+    echo "and what ran beside them: $((SECONDS - began)) s"
+  fi
   scenarios --test-threads="$at_once" --skip ::alone::
 fi
 echo "system ok: $((SECONDS - began)) s after the demo"

@@ -10,10 +10,10 @@ command -v openssl >/dev/null || fail "openssl is missing; run make setup"
 
 "$here/setup.sh"
 if [[ -z ${SIMULATOR:-} ]]; then
-  (cd "$root" && cargo build --quiet -p azure-simulator)
+  (cd "$root" && cargo build --quiet --workspace --bin azure-simulator)
   SIMULATOR=${CARGO_TARGET_DIR:-$root/target}/debug/azure-simulator
 fi
-[[ -x $SIMULATOR ]] || fail "$SIMULATOR is not there; build it with cargo build -p azure-simulator"
+[[ -x $SIMULATOR ]] || fail "$SIMULATOR is not there; build it with make programs"
 
 work=$(mktemp -d)
 pids=()
