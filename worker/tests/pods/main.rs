@@ -303,7 +303,12 @@ async fn a_vm_that_is_deleted_under_a_cycle_ends_it_and_costs_the_replica_nothin
         std::fs::remove_file(&hold).unwrap();
     };
     let (result, ()) = tokio::join!(gateway.run(), deleted);
-    assert_eq!(result, Ok(End::Failed { reason: "SnapshotLost".into() }));
+    // Where it had not yet asked what has changed, it hears of the VM first, and the next run notes that, as a gateway begins it at once.
+    let (result, word) = match result {
+        Err(error) if error.is_final() => (gateway.run().await, "VmNotFound"),
+        result => (result, "SnapshotLost"),
+    };
+    assert_eq!(result, Ok(End::Failed { reason: word.into() }));
     let conditions = gateway.conditions();
     assert_eq!((conditions[0].1.as_str(), conditions[1].1.as_str()), ("False", "True"), "{conditions:?}");
 
