@@ -34,6 +34,9 @@ const AGAIN: u64 = 2 * (6 << 20) + (16 << 20);
 const STOPPED: Duration = Duration::from_secs(13);
 /// Sooner than a lease in the log store runs out: it was given back.
 const SOON: Duration = Duration::from_secs(30);
+/// kubelet stops no pod while containerd is away, and tries again only seconds after it is back. Read from before a transfer until the last pod that
+/// works on it was struck; written from before the transfer under which containerd is taken away.
+static CONTAINERD: RwLock<()> = RwLock::const_new(());
 
 /// An appliance of a test's own, with one gateway, so many appliers, and a container of its own. Its name is the container's.
 async fn site(world: &mut World, name: &str, appliers: u32) -> Own {
@@ -178,6 +181,7 @@ async fn snapshot_of(replica: &Replica) -> String {
 async fn a_gateway_that_stops_hands_over_and_one_that_is_killed_is_followed() {
     let (mut world, _gate) = beside_others().await;
     let own = site(&mut world, "kills-gateway", 1).await;
+    let containerd = CONTAINERD.read().await;
     let slow = Fate::slow_reads(&world, "kill-gateway", 700).await.unwrap();
     let replica = own.replicate("kill-gateway", "").await.unwrap();
     let diary = Diary::keep(&replica, &own.name);
@@ -202,6 +206,7 @@ async fn a_gateway_that_stops_hands_over_and_one_that_is_killed_is_followed() {
     assert_ne!(second.uid, first.uid);
     let began = wait::now();
     second.kill(&world).await.unwrap();
+    drop(containerd);
     let killed = taken_up(&replica, cycle, Epoch(2), &meter, PATIENCE).await.saturating_sub(stopped);
     println!("killed, taken up after {:.1?}; {killed} bytes were read for nothing", began.elapsed());
     assert!(killed <= AGAIN, "{killed} bytes are sent again");
@@ -247,6 +252,7 @@ async fn half_applied(replica: &Replica, disk: &str, before: u64) {
 async fn what_an_applier_leaves_half_done_is_applied_again() {
     let (mut world, _gate) = beside_others().await;
     let own = site(&mut world, "kills-applier", 1).await;
+    let containerd = CONTAINERD.read().await;
     let slow = Fate::slow_reads(&world, "kill-applier", 1000).await.unwrap();
     let replica = own.replicate("kill-applier", "").await.unwrap();
     let diary = Diary::keep(&replica, &own.name);
@@ -285,6 +291,7 @@ async fn what_an_applier_leaves_half_done_is_applied_again() {
     assert_ne!(second.uid, first.uid);
     let began = wait::now();
     second.kill(&world).await.unwrap();
+    drop(containerd);
     assert!(!ledger().await.is_clean());
     for host in hosts {
         host.mend().await.unwrap();
@@ -305,6 +312,7 @@ async fn what_an_applier_leaves_half_done_is_applied_again() {
 async fn a_node_whose_containerd_is_started_again_goes_on_meanwhile() {
     let (mut world, _gate) = beside_others().await;
     let own = site(&mut world, "kills-node", 1).await;
+    let nobody_stops = CONTAINERD.write().await;
     // Enough to read for as long as it takes to look, on a busy machine too.
     world.vcenter.write("kill-node", 2000, 12 * MIB, 28 * MIB, 14).await.unwrap();
     let slow = Fate::slow_reads(&world, "kill-node", 3000).await.unwrap();
@@ -326,6 +334,7 @@ async fn a_node_whose_containerd_is_started_again_goes_on_meanwhile() {
     replica.succeeded(2, PATIENCE).await.unwrap();
     assert_eq!(replica.equal_now().await.unwrap(), 2);
     assert_eq!(Pod::ready(&world, &gateways, 1, PATIENCE).await.unwrap(), before);
+    drop(nobody_stops);
     let all = replica.cycles().await.unwrap();
     assert_eq!(all[0].status.as_ref().unwrap().source.as_ref().unwrap().epoch, Some(1));
     assert!(all.iter().all(|cycle| phase(cycle) == Some(CyclePhase::Succeeded)), "{}", replica.story().await.unwrap());
