@@ -64,7 +64,7 @@ pub struct ApplianceSpec {
     /// The pods that read the log and write the seed disks. Written by the user.
     #[serde(default)]
     pub applier: Applier,
-    /// What is never exceeded; this version obeys `parallelDisks` and `datastoreFreePercent`. Written by the user.
+    /// What is never exceeded; this version obeys `parallelDisks`, `disksPerHost` and `datastoreFreePercent`. Written by the user.
     #[serde(default)]
     pub limits: Limits,
     /// The time zone of blackout windows that name none, an IANA name such as `Europe/Berlin`. Default: `UTC`. NOT OBEYED YET, as blackout windows.
@@ -399,8 +399,8 @@ pub struct Limits {
     /// the user.
     #[schemars(range(min = 1, max = 1024))]
     pub parallel_disks: i32,
-    /// How many disks of one ESXi host transfer at once, for all appliances of a vCenter. Default: 8. NOT OBEYED YET. Written by
-    /// the user.
+    /// How many disks of the VMs that are on one ESXi host transfer at once. A VM that vMotion takes to another host counts there from then on.
+    /// This version counts for each appliance by itself. Default: 8. Written by the user.
     #[schemars(range(min = 1, max = 1024))]
     pub disks_per_host: i32,
     /// How many disk snapshots of ours one datastore holds at once, for all appliances of a vCenter. A VM with more disks may go alone. Default:

@@ -120,6 +120,8 @@ words! {
         CycleRunning,
         /// All disk slots of the appliance are taken.
         ApplianceFull,
+        /// All disk slots of the VM's host are taken (`limits.disksPerHost` of the appliance).
+        HostFull,
         /// The cycle before is not over yet: its snapshot is being removed, or its log applied.
         PreviousCycleOpen,
         /// Another task or product is at work on the VM: a snapshot, a backup, a migration.

@@ -1,4 +1,6 @@
-//! Which of the cycles that are due may begin: one cycle a VM, and the disks of an appliance, first come first served.
+//! Which of the cycles that are due may begin: one cycle a VM, the disks of an appliance and of each of its hosts, first come first served.
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
@@ -7,7 +9,9 @@ use jiff::Timestamp;
 pub struct Holder {
     /// Its ReplicatedVM.
     pub vm: String,
-    /// Disks that it transfers, or may.
+    /// The host that its VM is on now: limits follow a vMotion. None where that is not known.
+    pub host: Option<String>,
+    /// Disks that it transfers at a time, or may.
     pub disks: usize,
 }
 
@@ -16,10 +20,48 @@ pub struct Holder {
 pub struct Candidate {
     /// The ReplicatedVM.
     pub vm: String,
+    /// The host that its VM is on now, where that is known.
+    pub host: Option<String>,
     /// Its disks.
     pub disks: usize,
     /// Since when it is due.
     pub since: Timestamp,
+}
+
+/// How many disks may transfer at a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the appliance.
+    pub appliance: usize,
+    /// Of one host.
+    pub host: usize,
+}
+
+impl Limits {
+    /// How many of a VM's disks transfer at a time. One with more than a limit allows goes alone, so many at a time.
+    #[must_use]
+    pub fn at_a_time(&self, disks: usize) -> usize {
+        disks.min(self.appliance).min(self.host).max(1)
+    }
+}
+
+/// What disk slots are of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// The appliance.
+    Appliance,
+    /// A host, by its name.
+    Host(String),
+}
+
+impl Resource {
+    /// Whether a VM on this host takes slots of it.
+    fn is_for(&self, host: Option<&String>) -> bool {
+        match self {
+            Self::Appliance => true,
+            Self::Host(name) => host == Some(name),
+        }
+    }
 }
 
 /// Whether a cycle may begin now.
@@ -27,99 +69,93 @@ pub struct Candidate {
 pub enum Admission {
     /// It may.
     Start,
-    /// The appliance's disk slots are taken.
+    /// Slots are taken.
     Full {
+        /// Of what.
+        of: Resource,
         /// Slots in use.
         used: usize,
         /// All slots.
         total: usize,
         /// Who has them.
         holders: Vec<String>,
-        /// The place among those that wait, from 1.
+        /// The place among those that wait for them, from 1.
         position: usize,
     },
 }
 
-/// Whether `vm` may begin, seen all that goes on and all that waits. A VM with more disks than there are slots goes alone: its cycle
-/// transfers as many at a time as there are.
+/// Whether `me` may begin, seen all that goes on and all others that wait.
 #[must_use]
-pub fn admit(vm: &str, holders: &[Holder], waiting: &[Candidate], total: usize) -> Admission {
-    let used: usize = holders.iter().map(|holder| holder.disks.min(total)).sum();
-    let mut queue: Vec<&Candidate> = waiting.iter().collect();
-    queue.sort_by(|a, b| (a.since, &a.vm).cmp(&(b.since, &b.vm)));
-    let mut free = total.saturating_sub(used);
-    for (place, candidate) in queue.iter().enumerate() {
-        let needs = candidate.disks.clamp(1, total.max(1));
-        let fits = needs <= free;
-        if candidate.vm == vm {
-            return if fits { Admission::Start } else { full(used, total, holders, place + 1) };
+pub fn admit(me: &Candidate, holders: &[Holder], waiting: &[Candidate], limits: Limits) -> Admission {
+    let place = |candidate: &Candidate| (candidate.since, candidate.vm.clone());
+    let mut before: Vec<&Candidate> = waiting.iter().filter(|other| place(other) < place(me)).collect();
+    before.sort_by_key(|candidate| place(candidate));
+    let mut free = Free::beside(holders, limits);
+    for other in &before {
+        free.pass(other);
+    }
+    let Some(of) = free.lacks(me).into_iter().next() else { return Admission::Start };
+    let position = 1 + before.iter().filter(|other| of.is_for(other.host.as_ref())).count();
+    let mine = || holders.iter().filter(|holder| of.is_for(holder.host.as_ref()));
+    Admission::Full {
+        used: mine().map(|holder| holder.disks).sum(),
+        total: if of == Resource::Appliance { limits.appliance } else { limits.host },
+        holders: mine().map(|holder| holder.vm.clone()).take(10).collect(),
+        position,
+        of,
+    }
+}
+
+/// Slots that nobody has, and nobody waits for.
+struct Free<'a> {
+    limits: Limits,
+    appliance: usize,
+    /// Those of hosts that somebody has some of.
+    hosts: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Free<'a> {
+    fn beside(holders: &'a [Holder], limits: Limits) -> Self {
+        let mut free = Self { limits, appliance: limits.appliance, hosts: BTreeMap::new() };
+        for holder in holders {
+            free.grant(holder.host.as_deref(), holder.disks);
         }
-        // The first that lacks slots keeps the rest of them: a VM with many disks gets its turn.
-        free = if fits { free - needs } else { 0 };
-    }
-    full(used, total, holders, queue.len() + 1)
-}
-
-fn full(used: usize, total: usize, holders: &[Holder], position: usize) -> Admission {
-    Admission::Full { used, total, holders: holders.iter().map(|holder| holder.vm.clone()).take(10).collect(), position }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn holder(vm: &str, disks: usize) -> Holder {
-        Holder { vm: vm.to_owned(), disks }
+        free
     }
 
-    fn waits(vm: &str, disks: usize, since: i64) -> Candidate {
-        Candidate { vm: vm.to_owned(), disks, since: Timestamp::from_second(since).unwrap() }
+    fn grant(&mut self, host: Option<&'a str>, disks: usize) {
+        self.appliance = self.appliance.saturating_sub(disks);
+        if let Some(host) = host {
+            let left = self.hosts.entry(host).or_insert(self.limits.host);
+            *left = left.saturating_sub(disks);
+        }
     }
 
-    #[test]
-    fn slots_are_given_in_the_order_of_waiting() {
-        let waiting = [waits("late", 2, 20), waits("early", 2, 10)];
-        assert_eq!(admit("early", &[holder("on", 5)], &waiting, 8), Admission::Start);
-        let full = Admission::Full { used: 5, total: 8, holders: vec!["on".to_owned()], position: 2 };
-        assert_eq!(admit("late", &[holder("on", 5)], &waiting, 8), full);
-        assert_eq!(admit("late", &[holder("on", 4)], &waiting, 8), Admission::Start);
+    /// What a candidate lacks, what is nearest to it first.
+    fn lacks(&self, candidate: &Candidate) -> Vec<Resource> {
+        let needs = self.limits.at_a_time(candidate.disks);
+        let host = candidate.host.as_ref().filter(|host| self.hosts.get(host.as_str()).is_some_and(|left| *left < needs));
+        let appliance = (self.appliance < needs).then_some(Resource::Appliance);
+        host.cloned().map(Resource::Host).into_iter().chain(appliance).collect()
     }
 
-    #[test]
-    fn who_waits_longest_reserves_what_it_lacks() {
-        let waiting = [waits("large", 6, 10), waits("small", 1, 20)];
-        assert!(matches!(admit("large", &[holder("on", 4)], &waiting, 8), Admission::Full { position: 1, .. }));
-        assert!(matches!(admit("small", &[holder("on", 4)], &waiting, 8), Admission::Full { position: 2, .. }));
-    }
-
-    #[test]
-    fn a_vm_with_more_disks_than_slots_goes_alone() {
-        let waiting = [waits("huge", 20, 10)];
-        assert_eq!(admit("huge", &[], &waiting, 8), Admission::Start);
-        assert!(matches!(admit("huge", &[holder("on", 1)], &waiting, 8), Admission::Full { used: 1, total: 8, .. }));
-        assert!(matches!(admit("next", &[holder("huge", 20)], &[waits("next", 1, 1)], 8), Admission::Full { used: 8, .. }));
-    }
-
-    #[test]
-    fn the_sum_of_what_is_started_never_exceeds_the_slots() {
-        for seed in 0_u64..2000 {
-            let roll = |n: u64, most: u64| {
-                u64::from_le_bytes(blake3::hash(format!("{seed}/{n}").as_bytes()).as_bytes()[..8].try_into().unwrap()) % most
-            };
-            let total = 1 + usize::try_from(roll(0, 12)).unwrap();
-            let waiting: Vec<Candidate> = (0..roll(1, 6))
-                .map(|n| waits(&format!("w{n}"), 1 + usize::try_from(roll(10 + n, 15)).unwrap(), i64::try_from(roll(20 + n, 5)).unwrap()))
-                .collect();
-            let mut holders: Vec<Holder> = Vec::new();
-            for candidate in &waiting {
-                let left: Vec<Candidate> =
-                    waiting.iter().filter(|one| !holders.iter().any(|holder| holder.vm == one.vm)).cloned().collect();
-                if admit(&candidate.vm, &holders, &left, total) == Admission::Start {
-                    holders.push(holder(&candidate.vm, candidate.disks));
-                }
-                let used: usize = holders.iter().map(|holder| holder.disks.min(total)).sum();
-                assert!(used <= total, "{seed}: {used} of {total}");
+    /// One that is before others begins, or reserves what it lacks: a VM with many disks gets its turn. What it does not lack others may
+    /// have meanwhile, so that a full host keeps nobody else waiting.
+    fn pass(&mut self, candidate: &'a Candidate) {
+        let lacks = self.lacks(candidate);
+        let host = candidate.host.as_deref();
+        if lacks.is_empty() {
+            self.grant(host, self.limits.at_a_time(candidate.disks));
+        }
+        for of in lacks {
+            match of {
+                Resource::Appliance => self.appliance = 0,
+                Resource::Host(_) => drop(host.and_then(|host| self.hosts.insert(host, 0))),
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

@@ -87,6 +87,15 @@ impl Fate {
         Self::reads(world, json!({ "op": "read", "vm": vm.mo_ref, "delayMs": milliseconds })).await
     }
 
+    /// No read of a VM's disks is answered but the first few.
+    ///
+    /// # Errors
+    /// Where there is no such VM.
+    pub async fn stalled_reads(world: &World, vm: &str, answered: u32) -> Result<Self> {
+        let vm = world.vcenter.vm(vm).await?;
+        Self::reads(world, json!({ "op": "read", "vm": vm.mo_ref, "skip": answered, "stall": true })).await
+    }
+
     /// A fault in Resource Manager.
     ///
     /// # Errors

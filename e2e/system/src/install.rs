@@ -134,6 +134,8 @@ spec:
   logStore: {{accountUrl: '{blob}', container: {CONTAINER}}}
   encryption: {{keySecretRef: {{name: hawser-key}}}}
   diskAccess: {{method: VDDK, vddk: {{claimName: vddk}}}}
+  # All VMs of the sandbox are on one host.
+  limits: {{disksPerHost: 64}}
 "
     )
 }

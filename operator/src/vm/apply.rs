@@ -19,7 +19,6 @@ use blocklog::{
 };
 use crds::{
     Appliance, ReplicatedVM, ReplicationCycle, ReplicationCycleSpec,
-    appliance::Limits,
     common::ObjectRef,
     conditions::Finding,
     names,
@@ -311,8 +310,9 @@ impl<'a> Deed<'a> {
         let cycles = self.cycles().list(&labels).await?.items;
         let slots = observe::slots(self.context, &appliance, &cycles, &self.name);
         let ledger = self.ledger()?;
-        let me = Candidate { vm: self.name.clone(), disks: ledger.seeds.len(), since: Timestamp::UNIX_EPOCH };
-        if admit(&self.name, &slots.holders, &[me], slots.total) != Admission::Start {
+        let host = self.seen.source.as_ref().ok().and_then(|source| source.host.clone());
+        let me = Candidate { vm: self.name.clone(), host, disks: ledger.seeds.len(), since: Timestamp::UNIX_EPOCH };
+        if admit(&me, &slots.holders, &[], slots.limits) != Admission::Start {
             return Ok(Outcome::default());
         }
         let of = self.steward()?.claim(ledger, &self.seen.owner, above).await?;
@@ -353,7 +353,7 @@ impl<'a> Deed<'a> {
             .iter()
             .map(|(key, seed)| CycleDisk { key: i64::from(key.0), capacity_bytes: bytes(seed.capacity), mode: None })
             .collect();
-        let allotment = Allotment { disks: i32::try_from(disks.len()).unwrap_or(i32::MAX).min(256).min(self.parallel()) };
+        let allotment = Allotment { disks: i32::try_from(self.seen.slots.limits.at_a_time(disks.len())).unwrap_or(i32::MAX).min(256) };
         let number = bytes(of.cycle.0);
         let done = ledger.tokens.get(SYNC_NOW);
         let spec = ReplicationCycleSpec {
@@ -381,10 +381,6 @@ impl<'a> Deed<'a> {
         let owner = kube::Resource::controller_owner_ref(&**object, &());
         meta.owner_references = Some(vec![owner.ok_or_else(|| Trouble::new(Reason::NotChecked, "the object has no UID"))?]);
         Ok(cycle)
-    }
-
-    fn parallel(&self) -> i32 {
-        self.site().map_or_else(|_| Limits::default().parallel_disks, |site| site.spec.limits.parallel_disks)
     }
 
     async fn edit_cycle(&self, name: &str, spec: serde_json::Value) -> Result<Outcome, Trouble> {

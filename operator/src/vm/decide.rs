@@ -20,7 +20,7 @@ use super::{
     model::{CycleSeen, Decision, GRANT, History, NewSeed, Observed, ReadySeed, Site, Source, Step, waits_for},
 };
 use crate::{
-    admission::{Admission, Candidate, admit},
+    admission::{Admission, Candidate, Resource, admit},
     cycle::mirror::{self, Mirrored, Seen},
     due::{self, Last, due_since},
     seeds::{self, Plan, Why},

@@ -19,7 +19,7 @@ use crds::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    admission::{Candidate, Holder},
+    admission::{Candidate, Holder, Limits},
     seeds::Which,
     trouble::Trouble,
 };
@@ -125,7 +125,7 @@ pub struct Gateway {
     pub cycles: usize,
 }
 
-/// The disk slots of the appliance.
+/// The disk slots of the appliance and its hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Slots {
     /// Who has some.
@@ -133,7 +133,7 @@ pub struct Slots {
     /// Who waits for some, this VM not among them.
     pub waiting: Vec<Candidate>,
     /// How many there are.
-    pub total: usize,
+    pub limits: Limits,
 }
 
 /// What a pass saw.

@@ -31,7 +31,7 @@ use super::{
     source::{self, Asked, Known},
 };
 use crate::{
-    admission::{Candidate, Holder},
+    admission::{Candidate, Holder, Limits},
     appliance::{pods::Component, site::Site, takes_slots},
     context::Context,
     cycle::mirror,
@@ -169,26 +169,44 @@ fn gateway(pod: &Pod, cycles: &[ReplicationCycle]) -> Gateway {
     Gateway { name, ready: is_ready, since: since.map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0), cycles }
 }
 
-/// Who has slots of an appliance, and who waits for some.
+/// Who has slots of an appliance, and who waits for some. Hosts are those that VMs' own passes have seen last: vCenter tells of a vMotion, and has the
+/// VM looked at.
 #[must_use]
 pub fn slots(context: &Context, appliance: &Appliance, cycles: &[ReplicationCycle], me: &str) -> Slots {
-    let mut held: BTreeMap<&str, usize> = BTreeMap::new();
-    for cycle in cycles.iter().filter(|cycle| takes_slots(cycle)) {
-        *held.entry(&cycle.spec.vm_ref.name).or_default() += cycle.spec.disks.len();
-    }
-    let namespace = appliance.namespace();
-    let waits = |vm: &&Arc<ReplicatedVM>| {
-        let full = vm
-            .status
-            .as_ref()
-            .and_then(|status| status.waiting_for.as_ref())
-            .is_some_and(|wait| wait.reason == Reason::ApplianceFull.as_str());
-        full && vm.namespace() == namespace && vm.spec.appliance_ref.name == appliance.name_any() && vm.name_any() != me
+    let vms: BTreeMap<String, Arc<ReplicatedVM>> = context
+        .all_vms()
+        .into_iter()
+        .filter(|vm| vm.namespace() == appliance.namespace() && vm.spec.appliance_ref.name == appliance.name_any())
+        .map(|vm| (vm.name_any(), vm))
+        .collect();
+    let holder = |cycle: &ReplicationCycle| Holder {
+        vm: cycle.spec.vm_ref.name.clone(),
+        host: vms.get(&cycle.spec.vm_ref.name).and_then(|vm| host(vm)),
+        disks: usize::try_from(cycle.spec.allotment.disks).unwrap_or_default(),
     };
-    let vms = context.all_vms();
-    let waiting = vms.iter().filter(waits).filter(|vm| !held.contains_key(vm.name_any().as_str())).map(|vm| candidate(vm)).collect();
-    let holders = held.into_iter().map(|(vm, disks)| Holder { vm: vm.to_owned(), disks }).collect();
-    Slots { holders, waiting, total: usize::try_from(appliance.spec.limits.parallel_disks).unwrap_or(1) }
+    let holders: Vec<Holder> = cycles.iter().filter(|cycle| takes_slots(cycle)).map(holder).collect();
+    let waits = |vm: &&Arc<ReplicatedVM>| {
+        let wait = vm.status.as_ref().and_then(|status| status.waiting_for.as_ref());
+        let for_slots = wait.and_then(|wait| Reason::from_word(&wait.reason)).is_some_and(waits_for_slots);
+        for_slots && vm.name_any() != me && !holders.iter().any(|holder| holder.vm == vm.name_any())
+    };
+    let waiting = vms.values().filter(waits).map(|vm| candidate(vm)).collect();
+    let limits = &appliance.spec.limits;
+    let limits = Limits {
+        appliance: usize::try_from(limits.parallel_disks).unwrap_or(1),
+        host: usize::try_from(limits.disks_per_host).unwrap_or(1),
+    };
+    Slots { holders, waiting, limits }
+}
+
+/// The host that a VM was on when it was looked at last.
+fn host(vm: &ReplicatedVM) -> Option<String> {
+    vm.status.as_ref()?.vm.as_ref()?.host.clone()
+}
+
+/// True for the reasons of those that wait for slots.
+fn waits_for_slots(reason: Reason) -> bool {
+    matches!(reason, Reason::ApplianceFull | Reason::HostFull)
 }
 
 fn candidate(vm: &ReplicatedVM) -> Candidate {
@@ -197,7 +215,7 @@ fn candidate(vm: &ReplicatedVM) -> Candidate {
     let history = (status.last_cycle, status.failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default());
     let since =
         decide::due_by(&vm.spec, vm.metadata.uid.as_deref(), status.last_sync_now.as_ref(), status.recovery_point.is_some(), &history);
-    Candidate { vm: vm.name_any(), disks, since }
+    Candidate { vm: vm.name_any(), host: host(vm), disks, since }
 }
 
 async fn look_at_source(

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::model::{CycleSeen, Gateway, Observed, OrderSeen, Site, Slots, Source, SourceDisk, Step};
-use crate::{cycle::mirror, seeds::Which};
+use crate::{admission::Limits, cycle::mirror, seeds::Which};
 
 pub(crate) const CAPACITY: u64 = 64 << 20;
 
@@ -108,7 +108,7 @@ pub(crate) fn fresh() -> Observed {
         order: Ok(None),
         cycles: Vec::new(),
         gateways: vec![Gateway { name: "gw-1".into(), ready: true, since: at(-9999), cycles: 0 }],
-        slots: Slots { total: 10, ..Slots::default() },
+        slots: Slots { limits: Limits { appliance: 10, host: 8 }, ..Slots::default() },
         blobs: Ok(0),
     }
 }

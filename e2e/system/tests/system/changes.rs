@@ -2,6 +2,8 @@
 
 use system::{
     fate::Fate,
+    install::{NAMESPACE, ready},
+    own::Own,
     vm::{Replica, phase, snapshot},
     wait,
 };
@@ -113,6 +115,49 @@ async fn a_replica_is_its_snapshot_and_not_what_was_written_since() {
     assert_eq!(replica.equal_now().await.unwrap(), 2);
     let second = replica.cycles().await.unwrap().remove(1);
     assert_eq!(second.status.unwrap().source.unwrap().changed_bytes, Some(i64::try_from(2 * MIB).unwrap()));
+}
+
+/// What is read goes on by the new host, and counts there; the old one has room for who waits.
+#[tokio::test]
+async fn a_vm_that_vmotion_takes_away_is_read_on_and_makes_room_on_its_host() {
+    let (world, _gate) = beside_others().await;
+    let own = Own::new(&world, "hosts");
+    own.apply(|spec| {
+        spec["limits"] = json!({ "disksPerHost": 2 });
+        (spec["workers"], spec["applier"]) = (json!({ "replicas": 1 }), json!({ "replicas": 1 }));
+    })
+    .await
+    .unwrap();
+    ready(&world.sandbox, NAMESPACE, "hosts", PATIENCE).await.unwrap();
+    let stalled = Fate::stalled_reads(&world, "vmotion", 6).await.unwrap();
+    let moves = own.replicate("vmotion", "").await.unwrap();
+    moves.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+
+    let waits = own.replicate("waits-for-host", "").await.unwrap();
+    let wait = wait::until("the second VM waits for the host", PATIENCE, async || {
+        let status = waits.object().await?.status.unwrap_or_default();
+        let wait = status.waiting_for.filter(|wait| wait.reason == "HostFull");
+        wait.ok_or(waits.story().await?)
+    })
+    .await
+    .unwrap();
+    assert_eq!((wait.resource.as_deref(), wait.used, wait.capacity), (Some("esx-1.sandbox"), Some(2), Some(2)));
+    assert_eq!((wait.holders, wait.position), (vec!["vmotion".to_owned()], Some(1)));
+    assert!(waits.cycles().await.unwrap().is_empty());
+    waits.told("HostFull", PATIENCE).await.unwrap();
+
+    world.vcenter.call(Method::POST, "/vms/vmotion/migrate", Some(json!({ "host": "esx-2.sandbox" }))).await.unwrap();
+    waits.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+    let first = moves.cycles().await.unwrap().remove(0);
+    assert_eq!(phase(&first), Some(CyclePhase::Transfer), "the other has waited for the host, not for the end of the cycle");
+    stalled.mend().await.unwrap();
+    for replica in [&moves, &waits] {
+        replica.succeeded(2, PATIENCE).await.unwrap();
+        assert_eq!(replica.equal_now().await.unwrap(), 2);
+    }
+    // The cycle was read on where it was.
+    let first = moves.cycles().await.unwrap().remove(0);
+    assert_eq!((first.spec.cycle, phase(&first)), (1, Some(CyclePhase::Succeeded)));
 }
 
 #[tokio::test]

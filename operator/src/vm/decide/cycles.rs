@@ -175,24 +175,26 @@ fn new_cycle(pass: &Pass<'_>, said: &mut Said, ledger: &Ledger, above: blocklog:
         no_gateway(seen, said);
         return (Step::None, SOON);
     }
-    let me = Candidate { vm: seen.name().to_owned(), disks: ledger.seeds.len(), since };
-    let waiting: Vec<Candidate> = seen.slots.waiting.iter().cloned().chain([me]).collect();
-    match admit(seen.name(), &seen.slots.holders, &waiting, seen.slots.total) {
+    let me = Candidate { vm: seen.name().to_owned(), host: source.host.clone(), disks: ledger.seeds.len(), since };
+    match admit(&me, &seen.slots.holders, &seen.slots.waiting, seen.slots.limits) {
         Admission::Start => {
             runs(said, &names::cycle(seen.name(), mirror::bytes(above.0 + 1)), "begins");
             (Step::Claim(above), NOW)
         }
-        Admission::Full { used, total, holders, position } => {
-            let appliance = seen.object.spec.appliance_ref.name.clone();
-            let message = format!("{used} of {total} disk slots of the appliance {appliance} are taken; place {position} in the queue");
-            stands_still(said, Reason::ApplianceFull, message);
+        Admission::Full { of, used, total, holders, position } => {
+            let (reason, what, name) = match of {
+                Resource::Appliance => (Reason::ApplianceFull, "appliance", seen.object.spec.appliance_ref.name.clone()),
+                Resource::Host(name) => (Reason::HostFull, "host", name),
+            };
+            let message = format!("{used} of {total} disk slots of the {what} {name} are taken; place {position} in the queue");
+            stands_still(said, reason, message);
             let count = |count: usize| i64::try_from(count).ok();
             said.waiting = Some(WaitingFor {
                 used: count(used),
                 capacity: count(total),
                 holders,
                 position: count(position),
-                ..waits_for(Reason::ApplianceFull, Some(appliance))
+                ..waits_for(reason, Some(name))
             });
             (Step::None, SOON)
         }

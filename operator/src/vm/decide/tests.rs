@@ -137,7 +137,7 @@ fn a_wait_has_a_reason() {
     });
     case("no gateway", C::Replicating, (Status::False, Reason::PodsNotReady), &|seen| seen.gateways.clear());
     case("no slot", C::Replicating, (Status::False, Reason::ApplianceFull), &|seen| {
-        seen.slots.holders = vec![Holder { vm: "db".into(), disks: 9 }];
+        seen.slots.holders = vec![Holder { vm: "db".into(), host: None, disks: 9 }];
     });
     for (what, seen, of, expected) in cases {
         let decision = decide(&seen);
@@ -165,10 +165,26 @@ fn what_is_accepted_or_only_told_keeps_nothing_from_going_on() {
 #[test]
 fn a_full_appliance_says_who_has_its_slots() {
     let mut seen = clean(1);
-    seen.slots.holders = vec![Holder { vm: "db".into(), disks: 9 }];
+    seen.slots.holders = vec![Holder { vm: "db".into(), host: None, disks: 9 }];
     let waiting = decide(&seen).waiting.unwrap();
     assert_eq!((waiting.used, waiting.capacity, waiting.position), (Some(9), Some(10), Some(1)));
     assert_eq!((waiting.reason.as_str(), waiting.holders), ("ApplianceFull", vec!["db".to_owned()]));
+}
+
+#[test]
+fn a_full_host_says_which_it_is_and_who_has_its_slots() {
+    let mut seen = clean(1);
+    seen.source.as_mut().unwrap().host = Some("esx-1".into());
+    let on = |host: &str, vm: &str, disks| Holder { vm: vm.into(), host: Some(host.into()), disks };
+    seen.slots.holders = vec![on("esx-1", "db", 7), on("esx-2", "mail", 1)];
+    let decision = decide(&seen);
+    assert_eq!(finding(&decision, C::Replicating), (Status::False, Reason::HostFull));
+    let waiting = decision.waiting.unwrap();
+    assert_eq!((waiting.reason.as_str(), waiting.resource.as_deref()), ("HostFull", Some("esx-1")));
+    assert_eq!((waiting.used, waiting.capacity, waiting.holders), (Some(7), Some(8), vec!["db".to_owned()]));
+    // It is moved by vMotion.
+    seen.source.as_mut().unwrap().host = Some("esx-2".into());
+    assert_eq!(decide(&seen).step, Step::Claim(Cycle(1)));
 }
 
 #[test]
