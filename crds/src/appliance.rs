@@ -64,7 +64,7 @@ pub struct ApplianceSpec {
     /// The pods that read the log and write the seed disks. Written by the user.
     #[serde(default)]
     pub applier: Applier,
-    /// What is never exceeded; this version obeys `parallelDisks`, `disksPerHost` and `datastoreFreePercent`. Written by the user.
+    /// What no cycle is admitted over; this version obeys `parallelDisks`, `disksPerHost` and `datastoreFreePercent`. Written by the user.
     #[serde(default)]
     pub limits: Limits,
     /// The time zone of blackout windows that name none, an IANA name such as `Europe/Berlin`. Default: `UTC`. NOT OBEYED YET, as blackout windows.
@@ -391,7 +391,7 @@ impl Default for Applier {
     }
 }
 
-/// What is never exceeded.
+/// What no cycle is admitted over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Limits {

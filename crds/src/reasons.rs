@@ -118,9 +118,9 @@ words! {
         NotDue,
         /// A cycle is going on.
         CycleRunning,
-        /// All disk slots of the appliance are taken.
+        /// Too few disk slots of the appliance are free, or they are kept for a VM that has waited longer.
         ApplianceFull,
-        /// All disk slots of the VM's host are taken (`limits.disksPerHost` of the appliance).
+        /// Too few disk slots of the VM's host are free (`limits.disksPerHost` of the appliance), or they are kept for a VM that has waited longer.
         HostFull,
         /// The cycle before is not over yet: its snapshot is being removed, or its log applied.
         PreviousCycleOpen,

@@ -87,14 +87,13 @@ pub enum Admission {
 /// Whether `me` may begin, seen all that goes on and all others that wait.
 #[must_use]
 pub fn admit(me: &Candidate, holders: &[Holder], waiting: &[Candidate], limits: Limits) -> Admission {
-    let place = |candidate: &Candidate| (candidate.since, candidate.vm.clone());
     let mut before: Vec<&Candidate> = waiting.iter().filter(|other| place(other) < place(me)).collect();
-    before.sort_by_key(|candidate| place(candidate));
+    before.sort_by(|one, other| place(one).cmp(&place(other)));
     let mut free = Free::beside(holders, limits);
     for other in &before {
         free.pass(other);
     }
-    let Some(of) = free.lacks(me).into_iter().next() else { return Admission::Start };
+    let Some(of) = free.lacks(me) else { return Admission::Start };
     let position = 1 + before.iter().filter(|other| of.is_for(other.host.as_ref())).count();
     let mine = || holders.iter().filter(|holder| of.is_for(holder.host.as_ref()));
     Admission::Full {
@@ -104,6 +103,10 @@ pub fn admit(me: &Candidate, holders: &[Holder], waiting: &[Candidate], limits: 
         position,
         of,
     }
+}
+
+fn place(candidate: &Candidate) -> (Timestamp, &str) {
+    (candidate.since, &candidate.vm)
 }
 
 /// Slots that nobody has, and nobody waits for.
@@ -131,27 +134,21 @@ impl<'a> Free<'a> {
         }
     }
 
-    /// What a candidate lacks, what is nearest to it first.
-    fn lacks(&self, candidate: &Candidate) -> Vec<Resource> {
+    /// What a candidate lacks, its host before the appliance.
+    fn lacks(&self, candidate: &Candidate) -> Option<Resource> {
         let needs = self.limits.at_a_time(candidate.disks);
         let host = candidate.host.as_ref().filter(|host| self.hosts.get(host.as_str()).is_some_and(|left| *left < needs));
-        let appliance = (self.appliance < needs).then_some(Resource::Appliance);
-        host.cloned().map(Resource::Host).into_iter().chain(appliance).collect()
+        host.cloned().map(Resource::Host).or((self.appliance < needs).then_some(Resource::Appliance))
     }
 
-    /// One that is before others begins, or reserves what it lacks: a VM with many disks gets its turn. What it does not lack others may
-    /// have meanwhile, so that a full host keeps nobody else waiting.
+    /// One that is before others begins, or keeps what it lacks from them: a VM with many disks gets its turn. The appliance's slots it keeps
+    /// only once its host has some for it, so that a full host keeps nobody of another one waiting.
     fn pass(&mut self, candidate: &'a Candidate) {
-        let lacks = self.lacks(candidate);
         let host = candidate.host.as_deref();
-        if lacks.is_empty() {
-            self.grant(host, self.limits.at_a_time(candidate.disks));
-        }
-        for of in lacks {
-            match of {
-                Resource::Appliance => self.appliance = 0,
-                Resource::Host(_) => drop(host.and_then(|host| self.hosts.insert(host, 0))),
-            }
+        match self.lacks(candidate) {
+            None => self.grant(host, self.limits.at_a_time(candidate.disks)),
+            Some(Resource::Appliance) => self.appliance = 0,
+            Some(Resource::Host(_)) => self.hosts.extend(host.map(|host| (host, 0))),
         }
     }
 }

@@ -71,6 +71,12 @@ fn a_host_has_slots_of_its_own_and_keeps_nobody_else_waiting() {
     assert_eq!(admit("other", &holders, &waiting, limits), Admission::Start);
     // It would fit: what is left is kept for who was there before.
     assert_eq!(waits_for(admit("late", &holders, &waiting, limits)), (Resource::Host("a".to_owned()), 2));
+    // One that its host has no slots for keeps none of the appliance's either.
+    let beside = [runs_on("a", "one", 4), runs_on("b", "two", 1), runs_on("c", "three", 4)];
+    let waiting = [waits_on("a", "early", 4, 10), waits_on("b", "other", 2, 20)];
+    assert_eq!(waits_for(admit("early", &beside, &waiting, limits)), (Resource::Host("a".to_owned()), 1));
+    assert_eq!(admit("other", &beside, &waiting, limits), Admission::Start);
+    let waiting = [waits_on("a", "early", 2, 10), waits_on("b", "other", 3, 20), waits_on("a", "late", 1, 30), waits("unknown", 5, 40)];
     // Where the host is not known the appliance's slots count, and those of hosts do not.
     assert_eq!(admit("unknown", &holders, &waiting, limits), Admission::Start);
 }
@@ -94,22 +100,24 @@ fn limits_by_host_follow_a_vmotion() {
 
 #[test]
 fn the_sum_of_what_is_started_never_exceeds_the_slots_and_nobody_waits_for_ever() {
-    for seed in 0_u64..2000 {
-        let roll = |n: u64, most: u64| {
+    for seed in 0_u64..60 {
+        let mut n = 0;
+        let mut roll = |most: u64| {
+            n += 1;
             u64::from_le_bytes(blake3::hash(format!("{seed}/{n}").as_bytes()).as_bytes()[..8].try_into().unwrap()) % most
         };
-        let some = |n, most| 1 + usize::try_from(roll(n, most)).unwrap();
-        let limits = Limits { appliance: some(0, 12), host: some(1, 8) };
-        let mut waiting: Vec<Candidate> = (0..roll(2, 8))
-            .map(|n| {
-                let host = ["a", "b", "c"].get(usize::try_from(roll(30 + n, 4)).unwrap()).map(|host| (*host).to_owned());
-                Candidate { host, ..waits(&format!("w{n}"), some(10 + n, 15), i64::try_from(roll(20 + n, 5)).unwrap()) }
-            })
-            .collect();
+        let mut some = |most| 1 + usize::try_from(roll(most)).unwrap();
+        let limits = Limits { appliance: some(12), host: some(8) };
+        let mut waiting: Vec<Candidate> = Vec::new();
         let mut holders: Vec<Holder> = Vec::new();
-        // Each round the one that has run longest ends.
-        for round in 0.. {
-            assert!(round < 20, "{seed}: {waiting:?} wait for ever");
+        let mut first = (String::new(), 0);
+        // More come than can run, the most of them small, and the one that has run longest ends.
+        for round in 0..60 {
+            for n in 0..3 {
+                let host = ["a", "b", "c"].get(some(4) - 1).map(|host| (*host).to_owned());
+                let disks = if some(6) == 1 { some(15) } else { 1 };
+                waiting.push(Candidate { host, ..waits(&format!("w{round:02}{n}"), disks, round) });
+            }
             for candidate in waiting.clone() {
                 if admit(&candidate.vm, &holders, &waiting, limits) == Admission::Start {
                     waiting.retain(|one| one.vm != candidate.vm);
@@ -121,10 +129,12 @@ fn the_sum_of_what_is_started_never_exceeds_the_slots_and_nobody_waits_for_ever(
                 assert!(used <= limits.appliance, "{seed}: {used} of {limits:?}");
                 assert!(["a", "b", "c"].into_iter().all(|host| on(Some(host)) <= limits.host), "{seed}: {holders:?} of {limits:?}");
             }
-            if holders.is_empty() {
-                assert!(waiting.is_empty(), "{seed}: slots are free, and {waiting:?} wait");
-                break;
+            assert!(!holders.is_empty(), "{seed}: slots are free, and {waiting:?} wait");
+            // At the most 12 run, and after as many ends whoever is first has what it lacks of its host, and then of the appliance.
+            if let Some(now) = waiting.first().filter(|now| now.vm != first.0) {
+                first = (now.vm.clone(), round);
             }
+            assert!(waiting.is_empty() || round - first.1 <= 24, "{seed}: {first:?} is first, and waits until {round}: {limits:?}");
             holders.remove(0);
         }
     }

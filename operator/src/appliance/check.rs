@@ -20,7 +20,7 @@ use super::site::{Site, VCenter};
 use crate::{roles, trouble::Trouble};
 
 /// How long a server may take for all of its answers.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// An answer; none where it takes longer than [`ANSWER`].
 async fn in_time<T>(clock: &dyn Clock, answer: impl Future<Output = T>) -> Option<T> {

@@ -14,7 +14,7 @@ use blocklog::{
     keys::KeyRing,
     ledger::{Ledger, Seed},
     names as blobs,
-    steward::Steward,
+    steward::{Due, Steward},
     store::{LeaseId, StoreError, When},
 };
 use crds::{
@@ -23,7 +23,7 @@ use crds::{
     conditions::Finding,
     names,
     reasons::Reason,
-    replicated_vm::Zone,
+    replicated_vm::{WaitingFor, Zone},
     replication_cycle::{Allotment, CycleDisk, CycleVm, LedgerOwner},
 };
 use futures::{FutureExt, future::try_join_all};
@@ -42,12 +42,12 @@ use zeroize::Zeroizing;
 
 use super::{
     cleanup,
-    decide::SYNC_NOW,
-    model::{GRANT, NewSeed, Observed, ReadySeed, Remains, Step},
-    observe,
+    decide::{self, SYNC_NOW},
+    model::{GRANT, NewSeed, Observed, ReadySeed, Remains, Slots, Step},
+    observe, slots,
 };
 use crate::{
-    admission::{Admission, Candidate, admit},
+    admission::Limits,
     appliance::{finalizers, site::Site},
     context::{Context, MANAGER},
     cycle::mirror::{self, bytes},
@@ -71,6 +71,8 @@ pub struct Outcome {
     pub ordered: Option<(CycleId, Timestamp)>,
     /// What was found out on the way, over what was decided.
     pub findings: Vec<Finding>,
+    /// What a cycle waits for that could not begin after all.
+    pub waiting: Option<WaitingFor>,
     /// True where the object goes: nothing more is said of it.
     pub gone: bool,
     /// Something that people want to know.
@@ -95,7 +97,7 @@ pub async fn apply(context: &Context, seen: &Observed, step: &Step) -> Result<Ou
         Step::SweepSeeds(ids) => deed.delete_disks(ids).boxed().await.map(|()| Outcome::default()),
         Step::SwitchTracking => deed.switch_tracking().boxed().await,
         Step::Claim(above) => deed.claim(*above).boxed().await,
-        Step::MakeCycle { of, worker } => deed.make_cycle(*of, worker.as_deref()).boxed().await,
+        Step::MakeCycle { of, worker } => deed.claimed(*of, worker.as_deref()).boxed().await,
         Step::Assign { cycle, worker } => deed.edit_cycle(cycle, json!({ "worker": worker })).boxed().await,
         Step::Cancel { cycles, reason } => {
             for cycle in cycles {
@@ -303,27 +305,46 @@ impl<'a> Deed<'a> {
     /// Claims a number and makes its object, while nobody else admits a cycle: the object is what the next one counts.
     async fn claim(&self, above: Cycle) -> Result<Outcome, Trouble> {
         let _alone = self.context.admission.lock().await;
-        let appliance_name = &self.seen.object.spec.appliance_ref.name;
-        let appliances = Api::<Appliance>::namespaced(self.context.client.clone(), &self.namespace);
-        let Some(appliance) = appliances.get_opt(appliance_name).await? else { return Ok(Outcome::default()) };
-        let labels = ListParams::default().labels(&format!("{}={appliance_name}", names::APPLIANCE_LABEL));
-        let cycles = self.cycles().list(&labels).await?.items;
-        let slots = observe::slots(self.context, &appliance, &cycles, &self.name);
-        let ledger = self.ledger()?;
-        let host = self.seen.source.as_ref().ok().and_then(|source| source.host.clone());
-        let me = Candidate { vm: self.name.clone(), host, disks: ledger.seeds.len(), since: Timestamp::UNIX_EPOCH };
-        if admit(&me, &slots.holders, &[], slots.limits) != Admission::Start {
-            return Ok(Outcome::default());
+        let slots = self.slots().await?;
+        if let Some(refused) = self.refused(&slots) {
+            return Ok(refused);
         }
-        let of = self.steward()?.claim(ledger, &self.seen.owner, above).await?;
+        let of = self.steward()?.claim(self.ledger()?, &self.seen.owner, above).await?;
         let worker = self.seen.free_gateway().map(|free| free.name.clone());
-        self.make_cycle(of, worker.as_deref()).await
+        self.make_cycle(of, worker.as_deref(), slots.limits).await
     }
 
-    async fn make_cycle(&self, of: CycleId, worker: Option<&str>) -> Result<Outcome, Trouble> {
+    /// Makes the object of a cycle that was claimed before. What is sent already takes no slots.
+    async fn claimed(&self, of: CycleId, worker: Option<&str>) -> Result<Outcome, Trouble> {
+        let _alone = self.context.admission.lock().await;
+        let slots = self.slots().await?;
+        match self.refused(&slots).filter(|_| matches!(self.seen.due, Ok(Some(Due::Resume(_))))) {
+            Some(refused) => Ok(refused),
+            None => self.make_cycle(of, worker, slots.limits).await,
+        }
+    }
+
+    /// The slots as they are now.
+    async fn slots(&self) -> Result<Slots, Trouble> {
+        let name = &self.seen.object.spec.appliance_ref.name;
+        let vms = self.context.all_vms();
+        let appliance = Api::<Appliance>::namespaced(self.context.client.clone(), &self.namespace).get_opt(name).await?;
+        let appliance = appliance.ok_or_else(|| Trouble::new(Reason::ApplianceMissing, "the appliance is not there"))?;
+        let cycles = self.cycles().list(&ListParams::default().labels(&format!("{}={name}", names::APPLIANCE_LABEL))).await?;
+        Ok(slots::slots(&vms, &appliance, &cycles.items, &self.name))
+    }
+
+    /// What is said where another one was admitted since it was decided that this one may be. Its place in the queue was looked at then.
+    fn refused(&self, slots: &Slots) -> Option<Outcome> {
+        let now = Slots { waiting: Vec::new(), ..slots.clone() };
+        let (finding, waiting) = decide::lacks_slots(self.seen, &now, self.seen.now)?;
+        Some(Outcome { findings: vec![finding], waiting: Some(waiting), ..Outcome::default() })
+    }
+
+    async fn make_cycle(&self, of: CycleId, worker: Option<&str>, limits: Limits) -> Result<Outcome, Trouble> {
         let (steward, ledger) = (self.steward()?, self.ledger()?);
         let (state, _) = document::require::<State>(steward.store.as_ref(), &steward.keys, &blobs::state(of)).await?;
-        let object = self.cycle_object(ledger, &state, worker)?;
+        let object = self.cycle_object(ledger, &state, worker, limits)?;
         let (api, name) = (self.cycles(), object.name_any());
         match api.create(&PostParams::default(), &object).await {
             Ok(_) => {
@@ -342,7 +363,7 @@ impl<'a> Deed<'a> {
         }
     }
 
-    fn cycle_object(&self, ledger: &Ledger, state: &State, worker: Option<&str>) -> Result<ReplicationCycle, Trouble> {
+    fn cycle_object(&self, ledger: &Ledger, state: &State, worker: Option<&str>, limits: Limits) -> Result<ReplicationCycle, Trouble> {
         let (object, of) = (&self.seen.object, state.of);
         let mo_ref = match &self.seen.source {
             Ok(source) => source.mo_ref.clone(),
@@ -353,7 +374,7 @@ impl<'a> Deed<'a> {
             .iter()
             .map(|(key, seed)| CycleDisk { key: i64::from(key.0), capacity_bytes: bytes(seed.capacity), mode: None })
             .collect();
-        let allotment = Allotment { disks: i32::try_from(self.seen.slots.limits.at_a_time(disks.len())).unwrap_or(i32::MAX).min(256) };
+        let allotment = Allotment { disks: i32::try_from(limits.at_a_time(disks.len())).unwrap_or(i32::MAX).min(256) };
         let number = bytes(of.cycle.0);
         let done = ledger.tokens.get(SYNC_NOW);
         let spec = ReplicationCycleSpec {

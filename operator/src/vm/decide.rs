@@ -17,7 +17,8 @@ use jiff::Timestamp;
 
 use super::{
     cleanup,
-    model::{CycleSeen, Decision, GRANT, History, NewSeed, Observed, ReadySeed, Site, Source, Step, waits_for},
+    model::{CycleSeen, Decision, GRANT, History, NewSeed, Observed, ReadySeed, Site, Slots, Source, Step, waits_for},
+    slots,
 };
 use crate::{
     admission::{Admission, Candidate, Resource, admit},
@@ -43,7 +44,7 @@ pub const SYNC_NOW: &str = "syncNow";
 mod cycles;
 
 use cycles::cycle;
-pub use cycles::due_by;
+pub use cycles::{due_by, lacks_slots};
 
 /// What was found out so far.
 #[derive(Debug, Default)]

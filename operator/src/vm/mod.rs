@@ -5,6 +5,7 @@ mod cleanup;
 pub mod decide;
 pub mod model;
 pub mod observe;
+pub mod slots;
 pub mod source;
 pub mod status;
 
@@ -70,6 +71,9 @@ pub async fn reconcile(object: Arc<ReplicatedVM>, context: Arc<Context>) -> Resu
         return Ok(Action::await_change());
     }
     decision.findings.extend(outcome.findings.clone());
+    if let Some(waiting) = outcome.waiting.clone() {
+        (decision.waiting, decision.wake) = (Some(waiting), decide::SOON);
+    }
     let pass = Pass::new(&seen);
     for (cycle, mirrored) in seen.cycles.iter().zip(&pass.mirrored) {
         write_cycle(&context, &seen, cycle, mirrored, &outcome).boxed().await?;

@@ -1,6 +1,6 @@
 //! Looks: everything that a pass has to know, and nothing decided.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use azure::{ResourceId, disks::Disk};
 use blocklog::{
@@ -28,10 +28,10 @@ use vsphere::{MoRef, preflight::KnownDisk};
 use super::{
     decide,
     model::{CycleSeen, Gateway, Observed, OrderSeen, Site as Stage, Slots, Source},
+    slots::slots,
     source::{self, Asked, Known},
 };
 use crate::{
-    admission::{Candidate, Holder, Limits},
     appliance::{pods::Component, site::Site, takes_slots},
     context::Context,
     cycle::mirror,
@@ -50,6 +50,8 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     let appliance_name = object.spec.appliance_ref.name.clone();
     let appliance = Api::<Appliance>::namespaced(context.client.clone(), &namespace).get_opt(&appliance_name).await?;
     let site = context.sites.get(&namespace, &appliance_name);
+    // Before the cycles: of one that begins meanwhile the VM waits, or its cycle runs, and not neither.
+    let vms = context.all_vms();
     let all = Api::<ReplicationCycle>::namespaced(context.client.clone(), &namespace)
         .list(&ListParams::default().labels(&format!("{}={appliance_name}", names::APPLIANCE_LABEL)))
         .await?
@@ -110,7 +112,7 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         None if cleaning => count_blobs(&steward, id).await,
         _ => Ok(0),
     };
-    let slots = slots(context, &appliance, &all, &name);
+    let slots = slots(&vms, &appliance, &all, &name);
     let mut cycles = Vec::new();
     for cycle in own {
         cycles.push(match &silent {
@@ -167,55 +169,6 @@ fn gateway(pod: &Pod, cycles: &[ReplicationCycle]) -> Gateway {
     let since = ready.and_then(|condition| condition.last_transition_time.clone()).or_else(|| pod.metadata.creation_timestamp.clone());
     let cycles = cycles.iter().filter(|cycle| cycle.spec.worker.as_deref() == Some(&name) && takes_slots(cycle)).count();
     Gateway { name, ready: is_ready, since: since.map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0), cycles }
-}
-
-/// Who has slots of an appliance, and who waits for some. Hosts are those that VMs' own passes have seen last: vCenter tells of a vMotion, and has the
-/// VM looked at.
-#[must_use]
-pub fn slots(context: &Context, appliance: &Appliance, cycles: &[ReplicationCycle], me: &str) -> Slots {
-    let vms: BTreeMap<String, Arc<ReplicatedVM>> = context
-        .all_vms()
-        .into_iter()
-        .filter(|vm| vm.namespace() == appliance.namespace() && vm.spec.appliance_ref.name == appliance.name_any())
-        .map(|vm| (vm.name_any(), vm))
-        .collect();
-    let holder = |cycle: &ReplicationCycle| Holder {
-        vm: cycle.spec.vm_ref.name.clone(),
-        host: vms.get(&cycle.spec.vm_ref.name).and_then(|vm| host(vm)),
-        disks: usize::try_from(cycle.spec.allotment.disks).unwrap_or_default(),
-    };
-    let holders: Vec<Holder> = cycles.iter().filter(|cycle| takes_slots(cycle)).map(holder).collect();
-    let waits = |vm: &&Arc<ReplicatedVM>| {
-        let wait = vm.status.as_ref().and_then(|status| status.waiting_for.as_ref());
-        let for_slots = wait.and_then(|wait| Reason::from_word(&wait.reason)).is_some_and(waits_for_slots);
-        for_slots && vm.name_any() != me && !holders.iter().any(|holder| holder.vm == vm.name_any())
-    };
-    let waiting = vms.values().filter(waits).map(|vm| candidate(vm)).collect();
-    let limits = &appliance.spec.limits;
-    let limits = Limits {
-        appliance: usize::try_from(limits.parallel_disks).unwrap_or(1),
-        host: usize::try_from(limits.disks_per_host).unwrap_or(1),
-    };
-    Slots { holders, waiting, limits }
-}
-
-/// The host that a VM was on when it was looked at last.
-fn host(vm: &ReplicatedVM) -> Option<String> {
-    vm.status.as_ref()?.vm.as_ref()?.host.clone()
-}
-
-/// True for the reasons of those that wait for slots.
-fn waits_for_slots(reason: Reason) -> bool {
-    matches!(reason, Reason::ApplianceFull | Reason::HostFull)
-}
-
-fn candidate(vm: &ReplicatedVM) -> Candidate {
-    let status = vm.status.clone().unwrap_or_default();
-    let disks = status.disks.iter().filter(|disk| !disk.excluded).count();
-    let history = (status.last_cycle, status.failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default());
-    let since =
-        decide::due_by(&vm.spec, vm.metadata.uid.as_deref(), status.last_sync_now.as_ref(), status.recovery_point.is_some(), &history);
-    Candidate { vm: vm.name_any(), host: host(vm), disks, since }
 }
 
 async fn look_at_source(

@@ -18,7 +18,11 @@ pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
     match seen.due.as_ref().ok()?.as_ref()? {
         Due::Apply { of, .. } => Some(apply(pass, said, *of)),
         Due::Resume(state) => {
-            let Some((cycle, name)) = object(pass, state.of) else { return Some(make_cycle(pass, said, state.of)) };
+            let Some((cycle, name)) = object(pass, state.of) else {
+                // Nobody has counted it since it was claimed.
+                let since = due(seen, ledger, &pass.history);
+                return Some(waits_for_slots(seen, said, since).unwrap_or_else(|| make_cycle(pass, said, state.of)));
+            };
             if let Some(end) = reassign(pass, cycle, &name) {
                 runs(said, &name, "is given to another gateway");
                 return Some(end);
@@ -175,30 +179,41 @@ fn new_cycle(pass: &Pass<'_>, said: &mut Said, ledger: &Ledger, above: blocklog:
         no_gateway(seen, said);
         return (Step::None, SOON);
     }
-    let me = Candidate { vm: seen.name().to_owned(), host: source.host.clone(), disks: ledger.seeds.len(), since };
-    match admit(&me, &seen.slots.holders, &seen.slots.waiting, seen.slots.limits) {
-        Admission::Start => {
-            runs(said, &names::cycle(seen.name(), mirror::bytes(above.0 + 1)), "begins");
-            (Step::Claim(above), NOW)
-        }
-        Admission::Full { of, used, total, holders, position } => {
-            let (reason, what, name) = match of {
-                Resource::Appliance => (Reason::ApplianceFull, "appliance", seen.object.spec.appliance_ref.name.clone()),
-                Resource::Host(name) => (Reason::HostFull, "host", name),
-            };
-            let message = format!("{used} of {total} disk slots of the {what} {name} are taken; place {position} in the queue");
-            stands_still(said, reason, message);
-            let count = |count: usize| i64::try_from(count).ok();
-            said.waiting = Some(WaitingFor {
-                used: count(used),
-                capacity: count(total),
-                holders,
-                position: count(position),
-                ..waits_for(reason, Some(name))
-            });
-            (Step::None, SOON)
-        }
+    if let Some(end) = waits_for_slots(seen, said, since) {
+        return end;
     }
+    runs(said, &names::cycle(seen.name(), mirror::bytes(above.0 + 1)), "begins");
+    (Step::Claim(above), NOW)
+}
+
+fn waits_for_slots(seen: &Observed, said: &mut Said, since: Timestamp) -> Option<End> {
+    let (finding, waiting) = lacks_slots(seen, &seen.slots, since)?;
+    said.findings.push(finding);
+    said.waiting = Some(waiting);
+    Some((Step::None, SOON))
+}
+
+/// What a cycle that is due since then waits for, where it lacks disk slots.
+#[must_use]
+pub fn lacks_slots(seen: &Observed, slots: &Slots, due: Timestamp) -> Option<(Finding, WaitingFor)> {
+    let me = Candidate {
+        vm: seen.name().to_owned(),
+        host: seen.source.as_ref().ok().and_then(|source| source.host.clone()),
+        disks: seen.ours().map_or(0, |ledger| ledger.seeds.len()),
+        since: slots::since(&seen.object, due),
+    };
+    let Admission::Full { of, used, total, holders, position } = admit(&me, &slots.holders, &slots.waiting, slots.limits) else {
+        return None;
+    };
+    let (reason, what, name) = match of {
+        Resource::Appliance => (Reason::ApplianceFull, "appliance", seen.object.spec.appliance_ref.name.clone()),
+        Resource::Host(name) => (Reason::HostFull, "host", name),
+    };
+    let message = format!("{used} of {total} disk slots of the {what} {name} are taken; place {position} in the queue");
+    let count = |count: usize| i64::try_from(count).ok();
+    let waiting =
+        WaitingFor { used: count(used), capacity: count(total), holders, position: count(position), ..waits_for(reason, Some(name)) };
+    Some((Finding::fails(C::Replicating, reason, message), waiting))
 }
 
 /// From when on a cycle is due.
