@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::{
     Result,
-    install::{NAMESPACE, appliance},
+    install::{CONTAINER, NAMESPACE, appliance, make_container},
+    log::Log,
     vm::{Replica, World},
     wait,
 };
@@ -28,6 +29,7 @@ pub struct Own {
     pub world: World,
     /// Its name.
     pub name: String,
+    container: String,
 }
 
 /// What a condition said, and how long it took.
@@ -58,7 +60,20 @@ impl Own {
     /// One of this name, of which nothing exists yet.
     #[must_use]
     pub fn new(world: &World, name: &str) -> Self {
-        Self { world: world.clone(), name: name.to_owned() }
+        Self { world: world.clone(), name: name.to_owned(), container: CONTAINER.to_owned() }
+    }
+
+    /// The same with a log store's container of its own, of its name, which `world` looks into from then on. Appliers carry out all orders of their
+    /// cluster that lie in a container: those of an appliance that goes, or is struck, had better not be at work on others' replicas.
+    ///
+    /// # Errors
+    /// What the store says against it.
+    pub async fn apart(world: &mut World, name: &str) -> Result<Self> {
+        make_container(&world.sandbox, name).await?;
+        world.log = Log::of(&world.sandbox, name)?;
+        let mut own = Self::new(world, name);
+        name.clone_into(&mut own.container);
+        Ok(own)
     }
 
     async fn put(&self, mut object: Value) -> Result<()> {
@@ -73,6 +88,7 @@ impl Own {
     pub fn manifest(&self, edit: impl FnOnce(&mut Value)) -> Result<Value> {
         let text = appliance(&self.world.sandbox, NAMESPACE, &self.name);
         let mut object: Value = serde_yaml_ng::from_str(&text).map_err(|error| error.to_string())?;
+        object["spec"]["logStore"]["container"] = json!(self.container);
         object["spec"]["workers"] = json!({ "replicas": 0 });
         object["spec"]["applier"] = json!({ "replicas": 0 });
         edit(&mut object["spec"]);

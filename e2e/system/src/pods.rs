@@ -63,17 +63,23 @@ impl Pod {
         .await
     }
 
-    /// Deletes it: its program is told to stop, and its object goes when it has. Gives the time that took.
+    /// Deletes it: its program is told to stop. Gives the time until it had, without what kubelet tidies up afterwards.
     ///
     /// # Errors
-    /// Where it is there after `limit`.
+    /// Where it runs after `limit`, or its object is there a minute later.
     pub async fn stop(&self, world: &World, limit: Duration) -> Result<Duration> {
         let (api, began) = (Api::<v1::Pod>::namespaced(world.client.clone(), NAMESPACE), wait::now());
         api.delete(&self.name, &DeleteParams::default()).await.map_err(|error| error.to_string())?;
-        wait::until(&format!("the pod {} has stopped", self.name), limit, async || {
+        let took = wait::until(&format!("the pod {} has stopped", self.name), limit, async || {
+            // The process that holds the pod's namespaces stays.
+            let programs: Vec<_> = processes(&world.sandbox, &self.uid).into_iter().filter(|(_, name)| name != "pause").collect();
+            if programs.is_empty() { Ok(began.elapsed()) } else { Err(format!("{programs:?}")) }
+        })
+        .await?;
+        wait::until(&format!("the pod {} is gone", self.name), Duration::from_secs(60), async || {
             match api.get_opt(&self.name).await.map_err(|error| error.to_string())? {
                 Some(pod) if pod.uid().as_deref() == Some(&self.uid) => Err(format!("{:?}", Self::of(&pod))),
-                _ => Ok(began.elapsed()),
+                _ => Ok(took),
             }
         })
         .await

@@ -1,10 +1,10 @@
 //! A sandbox that stands: its addresses, and the programs that people use on it.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Stdio};
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use crate::Result;
+use crate::{Result, wait};
 
 /// A sandbox that stands.
 #[derive(Debug, Clone)]
@@ -81,6 +81,8 @@ impl Sandbox {
             .current_dir(&self.root)
             .env("KUBECONFIG", self.get("KUBECONFIG"))
             .env("HAWSER_SANDBOX", &self.name)
+            // What stands was built: whoever starts a part again does not wait for the question whether it has to be.
+            .env("HAWSER_SANDBOX_BIN", self.root.join(".cache/sandbox-bin"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -106,11 +108,15 @@ impl Sandbox {
     /// # Errors
     /// Where containerd does not know it.
     pub async fn tag(&self, image: &str, name: &str) -> Result<()> {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.get("NETNS"))).arg(format!("--mount=/run/hawser-{}/mnt", self.name));
-        command.args(["ctr", "--namespace", "k8s.io", "images", "tag", "--force", image, name]);
-        let output = command.output().await.map_err(|error| format!("nsenter: {error}"))?;
-        if output.status.success() { Ok(()) } else { Err(format!("ctr images tag: {}", String::from_utf8_lossy(&output.stderr))) }
+        // A scenario may have taken containerd away for a moment.
+        wait::until(&format!("{image} is {name}, too"), Duration::from_secs(60), async || {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{}", self.get("NETNS"))).arg(format!("--mount=/run/hawser-{}/mnt", self.name));
+            command.args(["ctr", "--namespace", "k8s.io", "images", "tag", "--force", image, name]);
+            let output = command.output().await.map_err(|error| format!("nsenter: {error}"))?;
+            if output.status.success() { Ok(()) } else { Err(format!("ctr images tag: {}", String::from_utf8_lossy(&output.stderr))) }
+        })
+        .await
     }
 
     /// `kubectl`.

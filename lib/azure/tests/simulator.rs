@@ -188,7 +188,7 @@ async fn what_may_pass_is_sent_again_and_what_takes_too_long_is_told() {
 /// No URL of an operation is kept: what is made is found by its name, and looked at until it is there.
 #[tokio::test]
 async fn an_operation_whose_caller_died_is_gone_on_with_by_the_disks_name() {
-    let azure = Azure::whose_disks_take(3.0).await;
+    let azure = Azure::whose_disks_take(60.0).await;
     let arm = azure.arm();
     let died = tokio::time::timeout(Duration::from_millis(1500), arm.make_upload_disk(&seed("one"), &wanted())).await;
     assert!(died.is_err(), "it was to be cut off in its midst");
@@ -197,6 +197,7 @@ async fn an_operation_whose_caller_died_is_gone_on_with_by_the_disks_name() {
     // Whoever asks for the same meanwhile is refused for now, and makes no second one.
     let refused = azure.arm().make_upload_disk(&seed("one"), &wanted()).await.unwrap_err();
     assert!(matches!(refused, ArmError::Conflict { .. }), "{refused}");
+    azure.state.clock.advance(Duration::from_secs(60));
     let made = loop {
         let disk = arm.disk(&seed("one")).await.unwrap().unwrap();
         if disk.provisioned {

@@ -120,8 +120,8 @@ async fn a_replica_is_its_snapshot_and_not_what_was_written_since() {
 /// What is read goes on by the new host, and counts there; the old one has room for who waits.
 #[tokio::test]
 async fn a_vm_that_vmotion_takes_away_is_read_on_and_makes_room_on_its_host() {
-    let (world, _gate) = beside_others().await;
-    let own = Own::new(&world, "hosts");
+    let (mut world, _gate) = beside_others().await;
+    let own = Own::apart(&mut world, "hosts").await.unwrap();
     own.apply(|spec| {
         spec["limits"] = json!({ "disksPerHost": 2 });
         (spec["workers"], spec["applier"]) = (json!({ "replicas": 1 }), json!({ "replicas": 1 }));
@@ -147,7 +147,12 @@ async fn a_vm_that_vmotion_takes_away_is_read_on_and_makes_room_on_its_host() {
     waits.told("HostFull", PATIENCE).await.unwrap();
 
     world.vcenter.call(Method::POST, "/vms/vmotion/migrate", Some(json!({ "host": "esx-2.sandbox" }))).await.unwrap();
-    waits.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
+    wait::until("the other begins", PATIENCE, async || match waits.cycles().await?.len() {
+        0 => Err(waits.story().await?),
+        _ => Ok(()),
+    })
+    .await
+    .unwrap();
     let first = moves.cycles().await.unwrap().remove(0);
     assert_eq!(phase(&first), Some(CyclePhase::Transfer), "the other has waited for the host, not for the end of the cycle");
     stalled.mend().await.unwrap();

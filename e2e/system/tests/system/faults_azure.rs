@@ -154,7 +154,7 @@ async fn lost(replica: &Replica) -> Vec<u64> {
 /// A VM whose initial cycle sends a write that takes effect only after `seconds`, when its sender has long repeated it and the first delta
 /// has written something else to the same block. Gives its disk.
 async fn with_a_late_write(world: &World, name: &str, seconds: u32) -> (Replica, String, Fate) {
-    let slow = Fate::slow_reads(world, name, 500).await.unwrap();
+    let slow = Fate::slow_reads(world, name, 1500).await.unwrap();
     let replica = Replica::apply(world, name, "").await.unwrap();
     replica.reaches(CyclePhase::Transfer, PATIENCE).await.unwrap();
     // The snapshot stands: this is the first delta's, half of a block of which all was in the late write.
@@ -178,10 +178,10 @@ async fn with_a_late_write(world: &World, name: &str, seconds: u32) -> (Replica,
 async fn a_write_that_lands_after_its_successors_is_refused_or_its_cycle_is_lost_and_covered() {
     let (world, _gate) = beside_others().await;
     // The delta writes when the turn before it, of a minute and a little, has ended.
-    let (honours, at_honours, _late) = with_a_late_write(&world, "late-write", 110).await;
+    let (honours, at_honours, _late) = with_a_late_write(&world, "late-write", 150).await;
     // Whether the host looks at the condition is decided when the write arrives.
     let blind = Fate::switch(&world, "conditions", json!("ignored"), json!("honoured")).await.unwrap();
-    let (ignores, at_ignores, _later) = with_a_late_write(&world, "late-write-ignored", 110).await;
+    let (ignores, at_ignores, _later) = with_a_late_write(&world, "late-write-ignored", 150).await;
     blind.mend().await.unwrap();
     for replica in [&honours, &ignores] {
         replica.succeeded(2, PATIENCE).await.unwrap();
