@@ -388,7 +388,7 @@ async fn the_definitions_are_applied_without_a_warning() {
     let apply = ["apply", "--dry-run=server", "--warnings-as-errors", "-f", "-"];
     let applied = sandbox.run("kubectl", &apply, Some(&fresh)).await.unwrap();
     assert_eq!(applied.lines().filter(|line| line.ends_with(" created (server dry run)")).count(), 4, "{applied}");
-    let odd = fresh.replacen("type: string", "format: odd\n            type: string", 1);
+    let odd = fresh.replace("format: date-time", "format: odd");
     let warned = sandbox.run("kubectl", &apply, Some(&odd)).await.unwrap_err();
     assert!(warned.contains("unrecognized format"), "{warned}");
     // What somebody asks for who has never read our pages.
