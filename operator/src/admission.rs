@@ -1,4 +1,5 @@
-//! Which of the cycles that are due may begin: one cycle a VM, the disks of an appliance and of each of its hosts, first come first served.
+//! Which of the cycles that are due may begin: one cycle a VM, the disks of an appliance and of each of its hosts, initial cycles before deltas, and each
+//! of them first come first served.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,8 @@ pub struct Candidate {
     pub host: Option<String>,
     /// Its disks.
     pub disks: usize,
+    /// Whether there is no replica of it yet: such go before deltas.
+    pub initial: bool,
     /// Since when it is due.
     pub since: Timestamp,
 }
@@ -105,8 +108,8 @@ pub fn admit(me: &Candidate, holders: &[Holder], waiting: &[Candidate], limits: 
     }
 }
 
-fn place(candidate: &Candidate) -> (Timestamp, &str) {
-    (candidate.since, &candidate.vm)
+fn place(candidate: &Candidate) -> (bool, Timestamp, &str) {
+    (!candidate.initial, candidate.since, &candidate.vm)
 }
 
 /// Slots that nobody has, and nobody waits for.

@@ -7,7 +7,7 @@ fn holder(vm: &str, disks: usize) -> Holder {
 }
 
 fn waits(vm: &str, disks: usize, since: i64) -> Candidate {
-    Candidate { vm: vm.to_owned(), host: None, disks, since: Timestamp::from_second(since).unwrap() }
+    Candidate { vm: vm.to_owned(), host: None, disks, initial: false, since: Timestamp::from_second(since).unwrap() }
 }
 
 fn runs_on(host: &str, vm: &str, disks: usize) -> Holder {
@@ -39,6 +39,14 @@ fn slots_are_given_in_the_order_of_waiting() {
     let full = Admission::Full { of: Resource::Appliance, used: 5, total: 8, holders: vec!["on".to_owned()], position: 2 };
     assert_eq!(admit("late", &[holder("on", 5)], &waiting, EIGHT), full);
     assert_eq!(admit("late", &[holder("on", 4)], &waiting, EIGHT), Admission::Start);
+}
+
+#[test]
+fn initial_cycles_go_before_deltas() {
+    let first = Candidate { initial: true, ..waits("first", 4, 30) };
+    let waiting = [waits("delta", 4, 10), first];
+    assert_eq!(admit("first", &[holder("on", 4)], &waiting, EIGHT), Admission::Start);
+    assert_eq!(waits_for(admit("delta", &[holder("on", 4)], &waiting, EIGHT)), (Resource::Appliance, 2));
 }
 
 #[test]

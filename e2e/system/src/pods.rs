@@ -63,26 +63,26 @@ impl Pod {
         .await
     }
 
-    /// Deletes it: its program is told to stop. Gives the time until it had, without what kubelet tidies up afterwards.
+    /// Deletes it: its program is told to stop. Gives the time until it had. Its object goes when kubelet has tidied up.
     ///
     /// # Errors
-    /// Where it runs after `limit`, or its object is there a minute later.
+    /// Where it does not run, or still does after `limit`.
     pub async fn stop(&self, world: &World, limit: Duration) -> Result<Duration> {
         let (api, began) = (Api::<v1::Pod>::namespaced(world.client.clone(), NAMESPACE), wait::now());
+        self.programs(&world.sandbox)?;
         api.delete(&self.name, &DeleteParams::default()).await.map_err(|error| error.to_string())?;
-        let took = wait::until(&format!("the pod {} has stopped", self.name), limit, async || {
-            // The process that holds the pod's namespaces stays.
-            let programs: Vec<_> = processes(&world.sandbox, &self.uid).into_iter().filter(|(_, name)| name != "pause").collect();
-            if programs.is_empty() { Ok(began.elapsed()) } else { Err(format!("{programs:?}")) }
-        })
-        .await?;
-        wait::until(&format!("the pod {} is gone", self.name), Duration::from_secs(60), async || {
-            match api.get_opt(&self.name).await.map_err(|error| error.to_string())? {
-                Some(pod) if pod.uid().as_deref() == Some(&self.uid) => Err(format!("{:?}", Self::of(&pod))),
-                _ => Ok(took),
-            }
+        wait::until(&format!("the pod {} has stopped", self.name), limit, async || match self.programs(&world.sandbox) {
+            Ok(programs) => Err(format!("{programs:?}")),
+            Err(_) => Ok(began.elapsed()),
         })
         .await
+    }
+
+    /// The processes of its programs.
+    fn programs(&self, sandbox: &Sandbox) -> Result<Vec<String>> {
+        // The process that holds the pod's namespaces stays.
+        let all: Vec<String> = processes(sandbox, &self.uid).into_iter().filter(|(_, name)| name != "pause").map(|(id, _)| id).collect();
+        if all.is_empty() { Err(format!("{} has no process", self.name)) } else { Ok(all) }
     }
 
     /// Its program ends without a word, as where the kernel runs out of memory. kubelet starts it again in the same pod.
@@ -90,12 +90,7 @@ impl Pod {
     /// # Errors
     /// Where it does not run.
     pub fn crash(&self, sandbox: &Sandbox) -> Result<()> {
-        // The process that holds the pod's namespaces stays.
-        let programs: Vec<String> =
-            processes(sandbox, &self.uid).into_iter().filter(|(_, name)| name != "pause").map(|(id, _)| id).collect();
-        if programs.is_empty() {
-            return Err(format!("{} has no process", self.name));
-        }
+        let programs = self.programs(sandbox)?;
         // One that ended with its parent was killed too.
         let _ = Command::new("kill").arg("-KILL").args(&programs).output();
         Ok(())

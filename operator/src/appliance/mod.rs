@@ -31,8 +31,9 @@ use crate::{
 
 /// How often an appliance is looked at, so that within 15 s it is told what is wrong (a role that was taken away, a server that fell silent), and what
 /// is well again.
-const LOOK: Duration = Duration::from_secs(9);
-const _: () = assert!(LOOK.as_secs() + check::ANSWER.as_secs() < 15, "the next look begins when the last one is over");
+const LOOK: Duration = Duration::from_secs(7);
+const _: () =
+    assert!(LOOK.as_secs() + check::ANSWER.as_secs() <= 12, "the next look begins when the last one is over, and tells when it is");
 
 /// One pass over an appliance.
 ///

@@ -14,7 +14,7 @@ use blocklog::{
     keys::KeyRing,
     ledger::{Ledger, Seed},
     names as blobs,
-    steward::{Due, Steward},
+    steward::Steward,
     store::{LeaseId, StoreError, When},
 };
 use crds::{
@@ -314,11 +314,14 @@ impl<'a> Deed<'a> {
         self.make_cycle(of, worker.as_deref(), slots.limits).await
     }
 
-    /// Makes the object of a cycle that was claimed before. What is sent already takes no slots.
+    /// Makes the object of a cycle that was claimed before.
     async fn claimed(&self, of: CycleId, worker: Option<&str>) -> Result<Outcome, Trouble> {
+        if !self.seen.only_claimed() {
+            return self.make_cycle(of, worker, self.seen.slots.limits).await;
+        }
         let _alone = self.context.admission.lock().await;
         let slots = self.slots().await?;
-        match self.refused(&slots).filter(|_| matches!(self.seen.due, Ok(Some(Due::Resume(_))))) {
+        match self.refused(&slots) {
             Some(refused) => Ok(refused),
             None => self.make_cycle(of, worker, slots.limits).await,
         }
@@ -336,8 +339,7 @@ impl<'a> Deed<'a> {
 
     /// What is said where another one was admitted since it was decided that this one may be. Its place in the queue was looked at then.
     fn refused(&self, slots: &Slots) -> Option<Outcome> {
-        let now = Slots { waiting: Vec::new(), ..slots.clone() };
-        let (finding, waiting) = decide::lacks_slots(self.seen, &now, self.seen.now)?;
+        let (finding, waiting) = decide::lacks_slots(self.seen, &slots.before_all(), self.seen.now)?;
         Some(Outcome { findings: vec![finding], waiting: Some(waiting), ..Outcome::default() })
     }
 

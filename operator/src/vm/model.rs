@@ -136,6 +136,14 @@ pub struct Slots {
     pub limits: Limits,
 }
 
+impl Slots {
+    /// As they are for one that goes before all who wait.
+    #[must_use]
+    pub fn before_all(&self) -> Self {
+        Self { waiting: Vec::new(), ..self.clone() }
+    }
+}
+
 /// What a pass saw.
 #[derive(Debug, Clone)]
 pub struct Observed {
@@ -188,6 +196,13 @@ impl Observed {
     #[must_use]
     pub fn running(&self) -> bool {
         matches!(self.due, Ok(Some(Due::Apply { .. } | Due::Resume(_))))
+    }
+
+    /// True where a cycle was claimed, and nothing of it goes on yet: no snapshot of it stands, and its log is not complete.
+    #[must_use]
+    pub fn only_claimed(&self) -> bool {
+        let stands = |cycle: Cycle| self.source.as_ref().is_ok_and(|source| source.snapshots.contains_key(&cycle));
+        matches!(&self.due, Ok(Some(Due::Resume(state))) if !stands(state.of.cycle))
     }
 
     /// The name of the object.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use blocklog::{
+    cycle::Phase,
     ids::{Cycle, DiskKey, Owner, Turn},
     steward::Due,
 };
@@ -13,14 +14,18 @@ use crds::{
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
 
 use super::{
     decide::{Pass, SOON, decide},
     model::{Observed, Site, SourceDisk, Step},
     status::status,
-    test_support::{CAPACITY, at, clean, done, later, ledger, mirrored, seed_disk, transferring},
+    test_support::{CAPACITY, at, clean, done, later, ledger, mirrored, seed_disk, state, transferring},
 };
-use crate::trouble::Trouble;
+use crate::{
+    admission::{Candidate, Holder},
+    trouble::Trouble,
+};
 
 fn said(seen: &Observed) -> ReplicatedVMStatus {
     status(&Pass::new(seen), &decide(seen))
@@ -220,4 +225,57 @@ fn tracking_that_is_off_is_switched_on_between_cycles_and_never_under_one() {
     let mut running = transferring(clean(3), 4);
     running.source.as_mut().unwrap().tracking_off = true;
     assert_eq!(decide(&running).step, Step::None);
+}
+
+/// Eight slots, of which one is free; the VM has two disks.
+fn on_a_full_host(mut seen: Observed) -> Observed {
+    let on = |host: &str, vm: &str, disks| Holder { vm: vm.into(), host: Some(host.into()), disks };
+    seen.source.as_mut().unwrap().host = Some("esx-1".into());
+    seen.slots.holders = vec![on("esx-1", "db", 7), on("esx-2", "mail", 1)];
+    seen
+}
+
+/// Rows 23 and 30.
+#[test]
+fn a_full_host_says_which_it_is_and_who_has_its_slots() {
+    let mut seen = on_a_full_host(clean(1));
+    assert_eq!(decide(&seen).step, Step::None);
+    let told = said(&seen);
+    assert_eq!(reason(&told, C::Replicating), ("False".into(), "HostFull".into()));
+    let waiting = told.waiting_for.unwrap();
+    assert_eq!((waiting.reason.as_str(), waiting.resource.as_deref()), ("HostFull", Some("esx-1")));
+    assert_eq!((waiting.used, waiting.capacity, waiting.holders), (Some(7), Some(8), vec!["db".to_owned()]));
+    // It is moved by vMotion.
+    seen.source.as_mut().unwrap().host = Some("esx-2".into());
+    assert_eq!(decide(&seen).step, Step::Claim(Cycle(1)));
+}
+
+/// Rows 23 and 30: nobody has counted it since its number was claimed. One that goes on already is not kept waiting.
+#[test]
+fn a_cycle_without_an_object_gets_it_only_where_there_are_slots() {
+    let mut seen = on_a_full_host(clean(1));
+    let state = state(&seen, 2, Phase::Open);
+    let of = state.of;
+    seen.due = Ok(Some(Due::Resume(state)));
+    assert_eq!(decide(&seen).step, Step::None);
+    assert_eq!(reason(&said(&seen), C::Replicating), ("False".into(), "HostFull".into()));
+    // It had its turn when it was claimed: who waits is behind it.
+    let mut room = seen.clone();
+    room.slots.holders.clear();
+    let another = |n: i64| Candidate { vm: format!("w{n}"), host: Some("esx-1".into()), disks: 4, initial: true, since: at(-9999) };
+    room.slots.waiting = (0..9).map(another).collect();
+    assert!(matches!(decide(&room).step, Step::MakeCycle { .. }));
+    // While vCenter does not answer it is where it was.
+    let mut blind = seen.clone();
+    crate::vm::test_support::status(&mut blind).vm = Some(
+        serde_json::from_value(json!({ "moRef": "vm-1", "name": "web", "instanceUuid": "u", "vcenterUuid": "v", "host": "esx-1" }))
+            .unwrap(),
+    );
+    blind.source = Err(Trouble::new(Reason::Unreachable, "vCenter does not answer"));
+    assert_eq!(decide(&blind).step, Step::None);
+    let mut stands = seen.clone();
+    stands.source.as_mut().unwrap().snapshots.insert(Cycle(2), "hawser".into());
+    assert!(matches!(decide(&stands).step, Step::MakeCycle { .. }));
+    seen.due = Ok(Some(Due::Apply { of, begun: false }));
+    assert!(matches!(decide(&seen).step, Step::MakeCycle { .. }));
 }

@@ -44,26 +44,28 @@ pub fn slots(vms: &[Arc<ReplicatedVM>], appliance: &Appliance, cycles: &[Replica
     Slots { holders, waiting, limits }
 }
 
-/// True for one that said so last, and still wants a cycle: its status may be behind.
+/// True for one that said so last. It no longer does where it goes: cleaning up may take long, and its status is written afterwards.
 fn waits_for_slots(vm: &ReplicatedVM) -> bool {
     let wait = vm.status.as_ref().and_then(|status| status.waiting_for.as_ref());
     let reason = wait.and_then(|WaitingFor { reason, .. }| Reason::from_word(reason));
     matches!(reason, Some(Reason::ApplianceFull | Reason::HostFull))
         && vm.metadata.deletion_timestamp.is_none()
-        && vm.spec.replication == Replication::Active
+        && vm.spec.replication != Replication::Stopped
 }
 
 fn candidate(vm: &ReplicatedVM) -> Candidate {
     let status = vm.status.clone().unwrap_or_default();
     let disks = status.disks.iter().filter(|disk| !disk.excluded).count();
+    let initial = status.recovery_point.is_none();
     let history = (status.last_cycle, status.failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default());
     let done = status.last_sync_now.as_ref();
-    let due = decide::due_by(&vm.spec, vm.metadata.uid.as_deref(), done, status.recovery_point.is_some(), &history);
-    Candidate { vm: vm.name_any(), host: host(vm), disks, since: since(vm, due) }
+    let due = decide::due_by(&vm.spec, vm.metadata.uid.as_deref(), done, !initial, &history);
+    Candidate { vm: vm.name_any(), host: host(vm), disks, initial, since: since(vm, due) }
 }
 
 /// The host that a VM was on when it was looked at last.
-fn host(vm: &ReplicatedVM) -> Option<String> {
+#[must_use]
+pub fn host(vm: &ReplicatedVM) -> Option<String> {
     vm.status.as_ref()?.vm.as_ref()?.host.clone()
 }
 
@@ -135,7 +137,7 @@ mod tests {
             vm("for-appliance", |vm| vm["status"]["waitingFor"]["reason"] = json!("ApplianceFull")),
             vm("runs", |vm| vm["status"]["vm"]["host"] = json!("esx-2")),
             vm("due", |vm| vm["status"]["waitingFor"] = Value::Null),
-            vm("paused", |vm| vm["spec"]["replication"] = json!("Paused")),
+            vm("stopped", |vm| vm["spec"]["replication"] = json!("Stopped")),
             vm("deleted", |vm| vm["metadata"]["deletionTimestamp"] = json!("2026-11-29T00:01:00Z")),
             vm("others", |vm| vm["spec"]["applianceRef"]["name"] = json!("another")),
             vm("elsewhere", |vm| vm["metadata"]["namespace"] = json!("other")),
@@ -145,7 +147,7 @@ mod tests {
         assert_eq!(slots.limits, Limits { appliance: 12, host: 4 });
         assert_eq!(slots.holders, [Holder { vm: "runs".into(), host: Some("esx-2".into()), disks: 3 }]);
         let created = "2026-11-29T00:00:00Z".parse().unwrap();
-        let waits = |name: &str| Candidate { vm: name.into(), host: Some("esx-1".into()), disks: 2, since: created };
+        let waits = |name: &str| Candidate { vm: name.into(), host: Some("esx-1".into()), disks: 2, initial: true, since: created };
         assert_eq!(slots.waiting, [waits("for-appliance"), waits("waits")]);
     }
 

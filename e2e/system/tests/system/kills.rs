@@ -29,7 +29,7 @@ use super::*;
 const MIB: u64 = 1 << 20;
 /// What may be sent again when a gateway is gone: two segments, and the window of blocks that a disk has in memory.
 const AGAIN: u64 = 2 * (6 << 20) + (16 << 20);
-/// How long a process may take that is told to stop: 10 s, and what kubelet and a busy machine take until its object is gone.
+/// How long a program may take that is told to stop: 10 s, and what kubelet takes to tell it on a busy machine.
 const STOPPED: Duration = Duration::from_secs(13);
 /// Sooner than a lease in the log store runs out: it was given back.
 const SOON: Duration = Duration::from_secs(30);

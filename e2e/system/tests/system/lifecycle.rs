@@ -155,6 +155,20 @@ async fn versions(sandbox: &Sandbox) -> Result<String> {
     sandbox.run("kubectl", &["get", "--namespace", NAMESPACE, "-f", "-", "-o", path], Some(&manifest)).await
 }
 
+/// Generations of what helm installed, and of the shared appliance, and the operators' pods: of what is asked for again each is as it was.
+async fn generations(sandbox: &Sandbox) -> Result<String> {
+    let manifest = sandbox.run("helm", &["get", "manifest", "hawser", "--namespace", NAMESPACE], None).await?;
+    let each = "jsonpath={range .items[*]}{.kind}/{.metadata.name}:{.metadata.generation}{\"\\n\"}{end}";
+    let installed = sandbox.run("kubectl", &["get", "--namespace", NAMESPACE, "-f", "-", "-o", each], Some(&manifest)).await?;
+    let appliance =
+        sandbox.kubectl(&["get", "appliance", APPLIANCE, "--namespace", NAMESPACE, "-o", "jsonpath={.metadata.generation}"]).await?;
+    let labels = "app.kubernetes.io/name=hawser,app.kubernetes.io/component=operator";
+    let pods = sandbox
+        .kubectl(&["get", "pods", "--namespace", NAMESPACE, "--selector", labels, "-o", "jsonpath={.items[*].metadata.uid}"])
+        .await?;
+    Ok(format!("{installed}{appliance}\n{pods}"))
+}
+
 #[tokio::test]
 async fn what_is_applied_again_changes_nothing() {
     let (world, _gate) = beside_others().await;
@@ -172,6 +186,7 @@ async fn what_is_applied_again_changes_nothing() {
         Ok::<_, String>(format!("{:?} {:?} {cycles:?}", (idle.generation, idle.resource_version), (vm.generation, vm.resource_version)))
     };
     let manifests = [appliance(sandbox, NAMESPACE, APPLIANCE), Replica::manifest(NAMESPACE, APPLIANCE, &replica.name, "")];
+    let once = generations(sandbox).await.unwrap();
     // On a busy machine a server may take its time to answer, which is told, and is another version: what is written for nothing is so each time.
     wait::until("what is applied again changes nothing", PATIENCE, async || {
         let before = version().await?;
@@ -203,6 +218,7 @@ async fn what_is_applied_again_changes_nothing() {
     })
     .await
     .unwrap();
+    assert_eq!(generations(sandbox).await.unwrap(), once, "nothing was asked of anybody in the meantime");
     let next = replica.object().await.unwrap().status.unwrap();
     assert_eq!(next.last_cycle.unwrap().cycle, 2);
 }

@@ -19,9 +19,9 @@ pub(super) fn cycle(pass: &Pass<'_>, said: &mut Said) -> Option<End> {
         Due::Apply { of, .. } => Some(apply(pass, said, *of)),
         Due::Resume(state) => {
             let Some((cycle, name)) = object(pass, state.of) else {
-                // Nobody has counted it since it was claimed.
-                let since = due(seen, ledger, &pass.history);
-                return Some(waits_for_slots(seen, said, since).unwrap_or_else(|| make_cycle(pass, said, state.of)));
+                // Nobody has counted it since it was claimed. It had its turn then.
+                let waits = seen.only_claimed().then(|| waits_for_slots(seen, &seen.slots.before_all(), said, seen.now)).flatten();
+                return Some(waits.unwrap_or_else(|| make_cycle(pass, said, state.of)));
             };
             if let Some(end) = reassign(pass, cycle, &name) {
                 runs(said, &name, "is given to another gateway");
@@ -179,15 +179,15 @@ fn new_cycle(pass: &Pass<'_>, said: &mut Said, ledger: &Ledger, above: blocklog:
         no_gateway(seen, said);
         return (Step::None, SOON);
     }
-    if let Some(end) = waits_for_slots(seen, said, since) {
+    if let Some(end) = waits_for_slots(seen, &seen.slots, said, since) {
         return end;
     }
     runs(said, &names::cycle(seen.name(), mirror::bytes(above.0 + 1)), "begins");
     (Step::Claim(above), NOW)
 }
 
-fn waits_for_slots(seen: &Observed, said: &mut Said, since: Timestamp) -> Option<End> {
-    let (finding, waiting) = lacks_slots(seen, &seen.slots, since)?;
+fn waits_for_slots(seen: &Observed, slots: &Slots, said: &mut Said, since: Timestamp) -> Option<End> {
+    let (finding, waiting) = lacks_slots(seen, slots, since)?;
     said.findings.push(finding);
     said.waiting = Some(waiting);
     Some((Step::None, SOON))
@@ -196,10 +196,12 @@ fn waits_for_slots(seen: &Observed, said: &mut Said, since: Timestamp) -> Option
 /// What a cycle that is due since then waits for, where it lacks disk slots.
 #[must_use]
 pub fn lacks_slots(seen: &Observed, slots: &Slots, due: Timestamp) -> Option<(Finding, WaitingFor)> {
+    let ledger = seen.ours();
     let me = Candidate {
         vm: seen.name().to_owned(),
-        host: seen.source.as_ref().ok().and_then(|source| source.host.clone()),
-        disks: seen.ours().map_or(0, |ledger| ledger.seeds.len()),
+        host: seen.source.as_ref().ok().and_then(|source| source.host.clone()).or_else(|| slots::host(&seen.object)),
+        disks: ledger.map_or(0, |ledger| ledger.seeds.len()),
+        initial: ledger.is_none_or(|ledger| ledger.recovery_point.is_none()),
         since: slots::since(&seen.object, due),
     };
     let Admission::Full { of, used, total, holders, position } = admit(&me, &slots.holders, &slots.waiting, slots.limits) else {

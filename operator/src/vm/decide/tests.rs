@@ -172,22 +172,6 @@ fn a_full_appliance_says_who_has_its_slots() {
 }
 
 #[test]
-fn a_full_host_says_which_it_is_and_who_has_its_slots() {
-    let mut seen = clean(1);
-    seen.source.as_mut().unwrap().host = Some("esx-1".into());
-    let on = |host: &str, vm: &str, disks| Holder { vm: vm.into(), host: Some(host.into()), disks };
-    seen.slots.holders = vec![on("esx-1", "db", 7), on("esx-2", "mail", 1)];
-    let decision = decide(&seen);
-    assert_eq!(finding(&decision, C::Replicating), (Status::False, Reason::HostFull));
-    let waiting = decision.waiting.unwrap();
-    assert_eq!((waiting.reason.as_str(), waiting.resource.as_deref()), ("HostFull", Some("esx-1")));
-    assert_eq!((waiting.used, waiting.capacity, waiting.holders), (Some(7), Some(8), vec!["db".to_owned()]));
-    // It is moved by vMotion.
-    seen.source.as_mut().unwrap().host = Some("esx-2".into());
-    assert_eq!(decide(&seen).step, Step::Claim(Cycle(1)));
-}
-
-#[test]
 fn another_owners_ledger_is_taken_over_only_where_it_is_named() {
     let mut seen = clean(7);
     ledger(&mut seen).owner = Owner { cluster: "old".into(), object: "apps/web".into() };
