@@ -92,8 +92,9 @@ fn fresh<T: Default + Clone>(value: &mut Arc<T>, kind: Kind) -> &mut T {
     Arc::make_mut(value)
 }
 
-/// How long one wait for changes may take: a session that is used stays.
-const WAIT: Duration = Duration::from_secs(120);
+/// How long one wait for changes may take: a session that is used stays. A wait that is never answered is given up a minute later, and until
+/// then what is known grows old without anybody knowing.
+const WAIT: Duration = Duration::from_secs(30);
 const KINDS: &[&str] = &["VirtualMachine", "HostSystem", "Datastore"];
 const WANTED: &[Wanted<'_>] = &[
     Wanted { kind: "VirtualMachine", paths: Vm::PATHS },

@@ -138,6 +138,10 @@ func (s *sessions) middleware(next http.Handler) http.Handler {
 			return
 		}
 		if strings.HasPrefix(method, "WaitForUpdates") {
+			if pc, inner := s.collector(key, object); pc != nil {
+				// The first wait makes the collector itself the one that is told.
+				s.vc.reg.AddHandler(&sieve{pc: pc, inner: inner})
+			}
 			done := make(chan struct{})
 			defer close(done)
 			go s.abandon(r, key, object, done)
@@ -158,15 +162,21 @@ func (s *sessions) abandon(r *http.Request, key, object string, done <-chan stru
 		return // the context of a call that was answered ends, too
 	default:
 	}
+	if pc, _ := s.collector(key, object); pc != nil {
+		pc.CancelWaitForUpdates(&types.CancelWaitForUpdates{})
+	}
+}
+
+// collector is a session's property collector, and the session; none where there is no such session or collector.
+func (s *sessions) collector(key, object string) (*simulator.PropertyCollector, *simulator.Session) {
 	s.mu.Lock()
 	live := s.live[key]
 	s.mu.Unlock()
 	if live == nil {
-		return
+		return nil, nil
 	}
-	if pc, ok := live.inner.Get(types.ManagedObjectReference{Type: "PropertyCollector", Value: object}).(*simulator.PropertyCollector); ok {
-		pc.CancelWaitForUpdates(&types.CancelWaitForUpdates{})
-	}
+	pc, _ := live.inner.Get(types.ManagedObjectReference{Type: "PropertyCollector", Value: object}).(*simulator.PropertyCollector)
+	return pc, live.inner
 }
 
 // quotingWriter writes the session cookie as vCenter does: its value in quotes.
