@@ -113,6 +113,8 @@ pub enum Event {
         /// What it said.
         message: String,
     },
+    /// The log store, which was waited for, answers again.
+    Answered,
 }
 
 /// Is told how it goes. It must not block.

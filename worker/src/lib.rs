@@ -9,6 +9,7 @@ pub mod failure;
 pub mod gateway;
 mod leases;
 pub mod local;
+mod outage;
 mod patience;
 pub mod read_back;
 mod secrets;

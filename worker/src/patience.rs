@@ -9,7 +9,7 @@ use blocklog::{
     store::StoreError,
 };
 
-use crate::env::{Env, Event};
+use crate::env::Env;
 
 /// How often a request to the log store is tried whose outcome is unknown. The store's client has tried for some 20 s each time.
 const TRIES: u32 = 6;
@@ -28,7 +28,6 @@ pub(crate) async fn store<T, F: Future<Output = Result<T, StoreError>>>(
     loop {
         match request().await {
             Err(error) if error.in_doubt() && tried + 1 < TRIES => {
-                env.progress.note(Event::Waiting { reason: error.reason(), message: error.to_string() });
                 env.clock.sleep(pause(tried)).await;
                 tried += 1;
             }

@@ -1,7 +1,5 @@
 //! What the tests of the log's formats share: names, keys, randomness from a seed, and a full example of each document.
 
-pub(crate) mod faulty;
-
 use std::{collections::BTreeMap, sync::Mutex};
 
 use extents::ExtentSet;

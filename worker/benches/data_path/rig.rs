@@ -97,7 +97,7 @@ impl Progress for Sums {
             Event::Read { step, .. } => drop(self.read.fetch_add(step.read, Ordering::Relaxed)),
             Event::Applied { bytes, .. } => drop(self.applied.fetch_add(bytes, Ordering::Relaxed)),
             Event::Waiting { reason, message } => panic!("{reason}: {message}"),
-            Event::Reading { .. } | Event::Sent | Event::Applying { .. } => {}
+            Event::Reading { .. } | Event::Sent | Event::Applying { .. } | Event::Answered => {}
         }
     }
 }

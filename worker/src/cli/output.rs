@@ -74,6 +74,7 @@ pub(super) enum Line<'a> {
         reason: &'a str,
         message: &'a str,
     },
+    Answered,
     Warning {
         message: &'a str,
     },
@@ -259,6 +260,7 @@ impl Lines {
             }
             Event::Applied { disk, bytes } => self.progress(disk, Step::Applied, |sums| sums.applied += bytes),
             Event::Waiting { reason, message } => event(&Line::Waiting { reason, message: &message }),
+            Event::Answered => event(&Line::Answered),
         }
     }
 
@@ -330,6 +332,7 @@ impl Bars {
             Event::Applying { disk, bytes } => self.phase(disk, "applying", bytes),
             Event::Applied { disk, bytes } => self.with(disk, |disk| disk.bar.inc(bytes)),
             Event::Waiting { reason, message } => self.say(&format!("waiting ({reason}): {message}")),
+            Event::Answered => self.say("the log store answers again"),
         }
     }
 

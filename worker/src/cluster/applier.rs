@@ -34,6 +34,7 @@ use crate::{
     cpu::Threads,
     env::{Env, Event, Progress},
     failure::Failure,
+    outage::Telling,
     throttle::Throttle,
 };
 
@@ -184,15 +185,16 @@ impl Applier {
     }
 
     fn env(&self) -> Result<Env, Failure> {
+        let progress = Arc::new(Counting(self.health.clone()));
         Ok(Env {
-            store: self.store.clone(),
+            store: Arc::new(Telling::new(self.store.clone(), progress.clone())),
             keys: open::keys(&self.config.key)?,
             clock: self.clock.clone(),
             entropy: Arc::new(SystemEntropy),
             cpu: self.cpu.clone(),
             throttle: Arc::new(Throttle::new(self.clock.clone(), None)),
             limits: self.config.limits.with_disks(crate::env::Limits::default().disks),
-            progress: Arc::new(Counting(self.health.clone())),
+            progress,
         })
     }
 
@@ -300,6 +302,7 @@ impl Progress for Counting {
                 self.0.applied.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
             }
             Event::Waiting { reason, message } => tracing::warn!(reason, "{message}"),
+            Event::Answered => tracing::info!("the log store answers again"),
             Event::Reading { .. } | Event::Read { .. } | Event::Sent | Event::Applying { .. } => {}
         }
     }

@@ -46,6 +46,7 @@ use crate::{
     failure::Failure,
     gateway::{self, End, GatewayError, Job, Why},
     leases::Leases,
+    outage::Telling,
     snapshot::SnapshotError,
     throttle::Throttle,
 };
@@ -377,15 +378,16 @@ impl Seen {
             full,
             opening: self.shared.opening.clone(),
         };
+        let progress = Arc::new(Counting { reporter: reporter.clone(), health: self.shared.health.clone() });
         let env = Env {
-            store: leases.clone(),
+            store: Arc::new(Telling::new(leases.clone(), progress.clone())),
             keys: open::keys(&config.key)?,
             clock: clock.clone(),
             entropy: Arc::new(SystemEntropy),
             cpu: self.shared.cpu.clone(),
             throttle: Arc::new(Throttle::new(clock.clone(), None)),
             limits: config.limits.with_disks(disks),
-            progress: Arc::new(Counting { reporter: reporter.clone(), health: self.shared.health.clone() }),
+            progress,
         };
         Ok((env, Arc::new(Running { leases, control: Arc::new(VcenterControl::new(setup, reporter.clone())) })))
     }

@@ -111,7 +111,7 @@ impl Report {
             Told::Taking => {
                 self.source.epoch = Some(self.next_epoch);
                 self.snapshot(SnapshotState::Intended);
-                self.transfer(Finding::open(ConditionType::Transferred, Reason::TakingSnapshot, "the snapshot is being taken"));
+                self.taking();
             }
             Told::Taken { name, reference, taken, quiesced, powered_off } => {
                 // One that another cycle has left is found as well; it is about to go, and not this one's.
@@ -130,8 +130,7 @@ impl Report {
             }
             Told::Releasing { reference } if !self.other(reference) => {
                 self.snapshot(SnapshotState::Releasing);
-                let message = format!("the snapshot {} is being removed", self.name());
-                self.release(Finding::open(ConditionType::SourceReleased, Reason::RemovingSnapshot, message));
+                self.removing();
             }
             Told::Released { reference } if !self.other(reference) => {
                 self.source.tasks.clear();
@@ -158,19 +157,44 @@ impl Report {
     /// A task gets on: what was tried in vain before is not what is waited for now.
     fn at_work(&mut self, method: &str) {
         if self.releasing() {
-            let (reason, message) = match method {
-                _ if method.starts_with("ConsolidateVMDisks") => {
-                    (Reason::Consolidating, format!("what the snapshot {} left is being consolidated", self.name()))
-                }
-                _ if method.starts_with("RemoveSnapshot") => {
-                    (Reason::RemovingSnapshot, format!("the snapshot {} is being removed", self.name()))
-                }
-                _ => return,
-            };
-            self.release(Finding::open(ConditionType::SourceReleased, reason, message));
+            if method.starts_with("ConsolidateVMDisks") {
+                let message = format!("what the snapshot {} left is being consolidated", self.name());
+                self.release(Finding::open(ConditionType::SourceReleased, Reason::Consolidating, message));
+            } else if method.starts_with("RemoveSnapshot") {
+                self.removing();
+            }
         } else if method.starts_with("CreateSnapshot") && self.transferred.status == Status::Unknown {
-            self.transfer(Finding::open(ConditionType::Transferred, Reason::TakingSnapshot, "the snapshot is being taken"));
+            self.taking();
         }
+    }
+
+    /// The log store answers again: what waited for it goes on from where the cycle is.
+    fn answered(&mut self) {
+        let waits = |finding: &Finding| matches!(finding.reason, Reason::LogStoreUnreachable | Reason::LogStoreFailed);
+        if waits(&self.transferred) {
+            match self.source.snapshot.as_ref().map(|snapshot| snapshot.state) {
+                Some(SnapshotState::Intended) => self.taking(),
+                Some(SnapshotState::Taken) => self.transferring(),
+                _ => self.transfer(Finding::open(ConditionType::Transferred, Reason::Pending, "")),
+            }
+        }
+        if waits(&self.released) {
+            if self.releasing() { self.removing() } else { self.standing() }
+        }
+    }
+
+    fn taking(&mut self) {
+        self.transfer(Finding::open(ConditionType::Transferred, Reason::TakingSnapshot, "the snapshot is being taken"));
+    }
+
+    fn standing(&mut self) {
+        let message = format!("the snapshot {} stands while its disks are read", self.name());
+        self.release(Finding::open(ConditionType::SourceReleased, Reason::Transferring, message));
+    }
+
+    fn removing(&mut self) {
+        let message = format!("the snapshot {} is being removed", self.name());
+        self.release(Finding::open(ConditionType::SourceReleased, Reason::RemovingSnapshot, message));
     }
 
     fn event(&mut self, event: &Event, now: Timestamp) {
@@ -199,6 +223,7 @@ impl Report {
                 self.transfer(Finding::holds(ConditionType::Transferred, Reason::AsExpected, COMPLETE));
             }
             Event::Waiting { reason: word, message } => self.trouble(reason(word), message),
+            Event::Answered => self.answered(),
             Event::Applying { .. } | Event::Applied { .. } => {}
         }
     }
@@ -313,8 +338,7 @@ impl Report {
             let compared = if whole.is_empty() { String::new() } else { format!("; compared in full: {}", whole.join(", ")) };
             let message = format!("disks are being transferred{compared}");
             self.transfer(Finding::open(ConditionType::Transferred, Reason::Transferring, message));
-            let message = format!("the snapshot {} stands while its disks are read", self.name());
-            self.release(Finding::open(ConditionType::SourceReleased, Reason::Transferring, message));
+            self.standing();
         }
     }
 

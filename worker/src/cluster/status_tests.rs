@@ -124,6 +124,33 @@ fn a_task_that_gets_on_takes_back_what_was_tried_in_vain_before_it() {
     is(&report, ("True", "AsExpected"), ("Unknown", "RemovingSnapshot"));
 }
 
+/// Each step may last long after an outage that it began in.
+#[test]
+fn a_log_store_that_answers_again_is_not_what_is_waited_for() {
+    let outage = || Told::Event(Event::Waiting { reason: "LogStoreUnreachable", message: "no route".into() });
+    let answered = Told::Event(Event::Answered);
+    let mut report = Report::begin("gateway-0", None, at(0));
+    let mut meets_one = |step: Option<Told>, cut: [(&str, &str); 2], after: [(&str, &str); 2]| {
+        step.into_iter().for_each(|told| report.take(&told, at(1)));
+        report.take(&outage(), at(2));
+        is(&report, cut[0], cut[1]);
+        report.take(&answered, at(3));
+        is(&report, after[0], after[1]);
+    };
+    let (gone, pending, transferring) = (("Unknown", "LogStoreUnreachable"), ("Unknown", "Pending"), ("Unknown", "Transferring"));
+    let (complete, kept) = (("True", "AsExpected"), ("False", "LogStoreUnreachable"));
+    meets_one(None, [gone, pending], [pending, pending]);
+    meets_one(Some(Told::Taking), [gone, pending], [("Unknown", "TakingSnapshot"), pending]);
+    meets_one(Some(taken("snapshot-1")), [gone, transferring], [transferring, transferring]);
+    meets_one(Some(Told::Event(Event::Sent)), [complete, kept], [complete, transferring]);
+    let releasing = Told::Releasing { reference: "snapshot-1".into() };
+    meets_one(Some(releasing), [complete, kept], [complete, ("Unknown", "RemovingSnapshot")]);
+    // What else was in the way still is.
+    report.take(&Told::Waiting { reason: Reason::SourceBusy, message: "the disks are locked".into() }, at(4));
+    report.take(&answered, at(5));
+    is(&report, complete, ("False", "SourceBusy"));
+}
+
 #[test]
 fn an_error_decides_nothing_and_a_failure_does() {
     let mut report = Report::begin("gateway-0", None, at(1));

@@ -55,6 +55,7 @@ use crate::{
     failure::{Failure, Kind, blob_remedy},
     gateway::{self, GatewayError, Job},
     leases::Leases,
+    outage::Telling,
     patience::pause,
     snapshot::SnapshotError,
     throttle::Throttle,
@@ -162,7 +163,7 @@ impl Local {
         let meter = Arc::new(Meter { listener: listener.clone(), clock: clock.clone(), times: Mutex::default() });
         let bits = options.bits_per_second.or(file.tuning.bits_per_second);
         let env = Env {
-            store: leases.clone(),
+            store: Arc::new(Telling::new(leases.clone(), meter.clone())),
             keys,
             clock: clock.clone(),
             entropy: Arc::new(SystemEntropy),

@@ -2,14 +2,11 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    fixtures::{
-        faulty::{Fault, Faulty, Op},
-        full_ledger, keys,
-    },
+    fixtures::{full_ledger, keys},
     ids::Turn,
     ledger::Ledger,
     store::memory::MemoryStore,
-    test_support::ManualClock,
+    test_support::{Fault, Faulty, ManualClock, Op},
 };
 
 const NAME: &str = "v1/a/ledger";

@@ -2,6 +2,9 @@
 
 mod azurite;
 mod clock;
+#[allow(clippy::unwrap_used, reason = "only tests use it: a lock that is poisoned is a test that has failed")]
+mod faulty;
 
 pub use azurite::Azurite;
 pub use clock::ManualClock;
+pub use faulty::{Fault, Faulty, Op};
