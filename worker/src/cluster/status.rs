@@ -170,17 +170,20 @@ impl Report {
 
     /// The log store answers again: what waited for it goes on from where the cycle is.
     fn answered(&mut self) {
-        let waits = |finding: &Finding| matches!(finding.reason, Reason::LogStoreUnreachable | Reason::LogStoreFailed);
-        if waits(&self.transferred) {
+        if waits_for_store(&self.transferred) {
             match self.source.snapshot.as_ref().map(|snapshot| snapshot.state) {
                 Some(SnapshotState::Intended) => self.taking(),
                 Some(SnapshotState::Taken) => self.transferring(),
                 _ => self.transfer(Finding::open(ConditionType::Transferred, Reason::Pending, "")),
             }
         }
-        if waits(&self.released) {
+        if waits_for_store(&self.released) {
             if self.releasing() { self.removing() } else { self.standing() }
         }
+    }
+
+    fn store_is_waited_for(&self) -> bool {
+        waits_for_store(&self.transferred) || waits_for_store(&self.released)
     }
 
     fn taking(&mut self) {
@@ -271,7 +274,10 @@ impl Report {
                     let status = self.source.snapshot.get_or_insert_default();
                     status.release_failures = Some(status.release_failures.unwrap_or_default().saturating_add(1));
                 }
-                self.trouble(finer(error), &error.to_string());
+                // A lease that ran out while the log store was silent is no other trouble, and its word helps nobody.
+                if !(finer(error) == Reason::LeaseLost && self.store_is_waited_for()) {
+                    self.trouble(finer(error), &error.to_string());
+                }
             }
         }
     }
@@ -392,6 +398,10 @@ impl Report {
         self.edges += u64::from(finding.status != self.released.status);
         self.released = finding;
     }
+}
+
+fn waits_for_store(finding: &Finding) -> bool {
+    matches!(finding.reason, Reason::LogStoreUnreachable | Reason::LogStoreFailed)
 }
 
 /// What was looked at of a disk. Of one that is compared in full a block may have been read and found in place, or be known to be zero and

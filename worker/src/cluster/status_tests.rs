@@ -1,6 +1,8 @@
 use blocklog::{
+    LogError,
     cycle::{DiskProgress, Epochs, Figures, Phase},
     ids::{Cycle, CycleId, Digest, Incarnation, Owner, Turn, VmId},
+    store::StoreError,
 };
 use crds::replication_cycle::CyclePhase;
 use proptest::prelude::*;
@@ -145,6 +147,14 @@ fn a_log_store_that_answers_again_is_not_what_is_waited_for() {
     meets_one(Some(Told::Event(Event::Sent)), [complete, kept], [complete, transferring]);
     let releasing = Told::Releasing { reference: "snapshot-1".into() };
     meets_one(Some(releasing), [complete, kept], [complete, ("Unknown", "RemovingSnapshot")]);
+    // That the outage has outlasted the lease is no news; without one it is.
+    let lost = || Err(LogError::Store(StoreError::LeaseLost("state".into())).into());
+    report.take(&outage(), at(3));
+    report.ended(&lost(), at(3));
+    is(&report, complete, kept);
+    report.take(&answered, at(3));
+    report.ended(&lost(), at(3));
+    is(&report, complete, ("False", "LeaseLost"));
     // What else was in the way still is.
     report.take(&Told::Waiting { reason: Reason::SourceBusy, message: "the disks are locked".into() }, at(4));
     report.take(&answered, at(5));
