@@ -5,7 +5,9 @@
 said_ready() { grep -q '^ready ' "$STATE/logs/$1.log"; }
 
 start_vcenter() {
-  local inventory=${HAWSER_SANDBOX_INVENTORY:-$HERE/inventory.yaml}
+  local inventory
+  # Whoever gives it means their own folder; the simulator has another.
+  inventory=$(realpath -- "${HAWSER_SANDBOX_INVENTORY:-$HERE/inventory.yaml}")
   mkdir -p "$STATE/vcenter"
   start vcenter "$BIN/vcenter" --listen "$NODE_IP:443" --control "$NODE_IP:8181" --cert "$STATE/server.pem" --key "$STATE/server.key" \
     --inventory "$inventory" --state "$STATE/vcenter"
