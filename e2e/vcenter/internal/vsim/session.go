@@ -31,6 +31,7 @@ type session struct {
 	last    time.Time
 	running int
 	inner   *simulator.Session
+	sieves  map[*simulator.PropertyCollector]*sieve
 }
 
 func newSessions(v *VC) *sessions {
@@ -138,9 +139,9 @@ func (s *sessions) middleware(next http.Handler) http.Handler {
 			return
 		}
 		if strings.HasPrefix(method, "WaitForUpdates") {
-			if pc, inner := s.collector(key, object); pc != nil {
-				// The first wait makes the collector itself the one that is told.
-				s.vc.reg.AddHandler(&sieve{pc: pc, inner: inner})
+			if sieve := s.sieve(key, object); sieve != nil {
+				// Again for each: the first wait makes the collector itself the one that is told.
+				s.vc.reg.AddHandler(sieve)
 			}
 			done := make(chan struct{})
 			defer close(done)
@@ -167,8 +168,22 @@ func (s *sessions) abandon(r *http.Request, key, object string, done <-chan stru
 	}
 }
 
+// sieve is what stands before a session's property collector: one for all its waits, or what it has kept back would be told after the object had gone.
+func (s *sessions) sieve(key, object string) *sieve {
+	pc, live := s.collector(key, object)
+	if pc == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if live.sieves[pc] == nil {
+		live.sieves[pc] = &sieve{pc: pc, inner: live.inner}
+	}
+	return live.sieves[pc]
+}
+
 // collector is a session's property collector, and the session; none where there is no such session or collector.
-func (s *sessions) collector(key, object string) (*simulator.PropertyCollector, *simulator.Session) {
+func (s *sessions) collector(key, object string) (*simulator.PropertyCollector, *session) {
 	s.mu.Lock()
 	live := s.live[key]
 	s.mu.Unlock()
@@ -176,7 +191,7 @@ func (s *sessions) collector(key, object string) (*simulator.PropertyCollector, 
 		return nil, nil
 	}
 	pc, _ := live.inner.Get(types.ManagedObjectReference{Type: "PropertyCollector", Value: object}).(*simulator.PropertyCollector)
-	return pc, live.inner
+	return pc, live
 }
 
 // quotingWriter writes the session cookie as vCenter does: its value in quotes.
@@ -247,7 +262,9 @@ func (s *sessions) add(ctx *simulator.Context) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.live[inner.Key] = &session{user: inner.UserName, last: time.Now(), inner: &inner}
+	s.live[inner.Key] = &session{
+		user: inner.UserName, last: time.Now(), inner: &inner, sieves: map[*simulator.PropertyCollector]*sieve{},
+	}
 }
 
 // drop ends a session and tells whether there was one.

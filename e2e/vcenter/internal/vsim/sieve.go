@@ -85,9 +85,10 @@ func (s *sieve) UpdateObject(ctx *simulator.Context, o mo.Reference, set []types
 }
 
 func (s *sieve) RemoveObject(ctx *simulator.Context, ref types.ManagedObjectReference) {
+	// Held until it is told: what `tell` has taken up comes before.
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.changed, ref)
-	s.mu.Unlock()
 	if s.asked(ref.Type) {
 		s.pc.RemoveObject(ctx, ref)
 	}
@@ -96,9 +97,9 @@ func (s *sieve) RemoveObject(ctx *simulator.Context, ref types.ManagedObjectRefe
 // tell passes on what has come together. Of a property that changed more than once the last value counts.
 func (s *sieve) tell() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	changed := s.changed
 	s.changed = nil
-	s.mu.Unlock()
 	for _, c := range changed {
 		last := map[string]int{}
 		for i, p := range c.set {
