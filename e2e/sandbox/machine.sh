@@ -81,7 +81,9 @@ make_network() {
   fi
   for i in {0..15}; do
     # Whoever makes the interface has the index: the kernel lets only one.
-    if free_index "$i" && ip link add "hawser$i" alias "hawser-$NAME" type veth peer name eth0 netns "$NETNS" 2>/dev/null; then
+    if free_index "$i" && ip link add "hawser$i" type veth peer name eth0 netns "$NETNS" 2>/dev/null; then
+      # By itself: the kernel does not look at an alias that is given with what is made.
+      ip link set "hawser$i" alias "hawser-$NAME"
       echo "$i" >"$RUN/index"
       break
     fi
@@ -114,7 +116,8 @@ make_network() {
 
 remove_network() {
   local link
-  # By its alias, which also finds the one of an `up` that was cut short before it wrote the index down.
+  # By its alias, which also finds the one of an `up` that was cut short before it wrote the index down. At once: with its namespace alone it would go
+  # only when the kernel gets to it.
   while read -r link; do
     ip link delete "$link" 2>/dev/null || true
   done < <(ip -json link show type veth 2>/dev/null | jq -r --arg alias "hawser-$NAME" '.[]? | select(.ifalias == $alias) | .ifname')
