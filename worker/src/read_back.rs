@@ -104,13 +104,12 @@ async fn extents(store: &Arc<dyn LogStore>, keys: &KeyRing, of: CycleId, disk: D
 #[cfg(test)]
 mod tests {
     use blocklog::{
-        codec::Codec,
+        codec::{Codec, Descriptor},
         cycle::{Epochs, Figures, ManifestDisk, Mode},
         fingerprints::Update,
         ids::{Cycle, Incarnation, Owner, Turn, VmId},
         keys::Secret,
         ledger::{IndexRef, Seed},
-        segment::Descriptor,
         store::memory::MemoryStore,
         test_support::ManualClock,
     };

@@ -10,7 +10,7 @@ use blocklog::{
     LogError,
     blob_name::BlobName,
     clock::SystemClock,
-    codec::{self, Codec},
+    codec::{self, Codec, Descriptor},
     cycle::{Epochs, KeyCheck, Manifest, ManifestDisk, Order, Receipt, State},
     document::{self, Document},
     fingerprints::{CHUNK_BLOCKS, Fingerprints, Index, Place},
@@ -19,7 +19,7 @@ use blocklog::{
     keys::{KeyRing, Secret},
     ledger::{IndexRef, Ledger},
     names,
-    segment::{self, Descriptor, Segment, SegmentRef, Tail},
+    segment::{self, Segment, SegmentRef, Tail},
     setback::Setback,
     store::{LogStore, StoreError},
 };
