@@ -16,7 +16,7 @@ use vsphere::{
     Client, Credentials, MoRef,
     classify::{Class, Doing, Verdict, classify},
     snapshot::{
-        Mark, Note, Owning,
+        Mark, Note, Owning, changes,
         control::{self, Control, Settings, Taken},
         standing::Standing,
     },
@@ -84,11 +84,7 @@ impl VcenterControl {
     #[must_use]
     pub fn new(setup: Setup, reporter: Arc<Reporter>) -> Self {
         let teller = reporter.clone();
-        let notes = Arc::new(move |note: Note| {
-            if let Some(told) = told(note) {
-                teller.tell(&told);
-            }
-        });
+        let notes = Arc::new(move |note: Note| teller.tell(&told(note)));
         let owning = Owning { owner: setup.owner.clone(), vm: setup.of.vm };
         let control = Control::new(setup.client.clone(), owning, setup.settings, notes);
         let control = match &setup.mo_ref {
@@ -272,10 +268,9 @@ impl SnapshotControl for VcenterControl {
             return Ok(Changes::Unknown("ChangeIdUnreadable"));
         };
         let reference = MoRef::snapshot(&snapshot.reference);
-        let changes = self.steadily(|| self.control.changed(&reference, disk.0, &since)).await?;
-        Ok(match changes {
-            control::Changes::Areas(areas) => Changes::Areas(areas),
-            control::Changes::Unknown(why) => {
+        Ok(match self.steadily(|| self.control.changed(&reference, disk.0, &since)).await? {
+            changes::Changes::Areas(areas) => Changes::Areas(areas),
+            changes::Changes::Unknown(why) => {
                 tracing::info!(%disk, "compared in full: {why}");
                 self.reporter.tell(&Told::Full { disk, reason: Some(reason(why.word())) });
                 Changes::Unknown(why.word())
@@ -335,8 +330,8 @@ fn server(url: &str) -> Option<(String, Option<u16>)> {
     Some((url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port()))
 }
 
-fn told(note: Note) -> Option<Told> {
-    Some(match note {
+fn told(note: Note) -> Told {
+    match note {
         Note::Task(Progress::Running { task, name, percent }) => Told::Task { id: task.id().to_owned(), method: name, percent },
         Note::Task(Progress::Stalled { task, name, since, .. }) => {
             let message = format!("{name} ({task}) has not moved for {} minutes; it is waited for", since.as_secs() / 60);
@@ -344,11 +339,7 @@ fn told(note: Note) -> Option<Told> {
         }
         Note::Waiting { reason: word, message, .. } => Told::Waiting { reason: reason(word), message: format!("{word}: {message}") },
         Note::NotQuiesced { message } => Told::Waiting { reason: Reason::QuiesceFailed, message },
-        Note::Removing { snapshot, name } => {
-            tracing::info!(%snapshot, name, "removing a snapshot that a worker has left");
-            return None;
-        }
-    })
+    }
 }
 
 /// The word that conditions use for one of vCenter's client: the same where there is one, else the nearest. The message tells the rest.
