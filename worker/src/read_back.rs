@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_late_write_is_found_by_reading_and_what_nobody_can_vouch_for_is_named() {
+    async fn a_late_write_is_found_by_reading_back() {
         let world = World::new().await;
         let unknown = ExtentSet::from(4..5);
         assert_eq!(world.look().await, ReadBack { read: 3, differ: ExtentSet::new(), unknown: unknown.clone() });

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn one_without_the_rest_is_taken_as_it_is_and_a_damaged_one_is_not() {
+    fn a_change_id_with_a_damaged_note_is_no_baseline() {
         let bare = read(&ChangeId(ID.to_owned())).unwrap();
         assert_eq!((bare.change_id.as_str(), bare.lineage), (ID, None));
         for beside in ["", "{}", "{\"capacity\":1}", "nonsense"] {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lineage_of_a_snapshot_is_that_of_the_disks_of_which_it_is_told() {
+    fn a_snapshots_lineage_is_that_of_the_disks_that_have_one() {
         let mut snapshot = cycle::Snapshot {
             reference: "snapshot-7".into(),
             taken: Timestamp::UNIX_EPOCH,
