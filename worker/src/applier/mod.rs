@@ -48,7 +48,7 @@ pub trait ReplicaOpener: Send + Sync {
 /// How an order ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// There is none.
+    /// The log store holds no order for the VM.
     NoOrder,
     /// Another actor holds the ledger.
     Busy,
@@ -65,26 +65,16 @@ pub enum End {
 /// Why an applier stopped before the end. The replica stays dirty, and a successor begins the cycle again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplierError {
-    /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A seed.
     #[error("disk {disk}: {error}")]
-    Replica {
-        /// The disk.
-        disk: DiskKey,
-        /// What was wrong.
-        error: ReplicaError,
-    },
+    Replica { disk: DiskKey, error: ReplicaError },
     /// Another disk failed, and this one stopped for it.
     #[error("stopped")]
     Stopped,
     /// What was written is not what the manifest says.
     #[error("disk {disk}: the sectors written are not those of the manifest")]
-    BitmapMismatch {
-        /// The disk.
-        disk: DiskKey,
-    },
+    BitmapMismatch { disk: DiskKey },
 }
 
 impl ApplierError {

@@ -41,14 +41,13 @@ const TRIES: u32 = 5;
 const BUSY: Duration = Duration::from_secs(30 * 60);
 /// The pause between two tries at such a host.
 const BUSY_PAUSE: Duration = Duration::from_secs(10);
-/// How old the last login may be by which our words are known to be good when VDDK logs in with them.
+/// How recent a successful login must be for VDDK to log in with the same credentials.
 const PROVED: Duration = Duration::from_secs(10);
 /// How long one disk waits until another has been opened.
 const TURN: Duration = Duration::from_secs(10);
 
-/// Who reads which VM, and how.
+/// What a control is made of: vCenter's client, the VM, and how its disks are read.
 pub struct Setup {
-    /// The vCenter's client.
     pub client: Client,
     /// Its URL, from which VDDK gets name and port.
     pub url: String,
@@ -60,7 +59,7 @@ pub struct Setup {
     pub of: CycleId,
     /// The reference that the VM had when the cycle was made.
     pub mo_ref: Option<MoRef>,
-    /// How snapshots are gone about.
+    /// How snapshots are quiesced, retried and waited for.
     pub settings: Settings,
     /// Disks that are compared in full because somebody asked for it.
     pub full: Vec<DiskKey>,
@@ -80,7 +79,7 @@ pub struct VcenterControl {
 }
 
 impl VcenterControl {
-    /// Of one VM; `reporter` is told what is done and waited for.
+    /// Controls the snapshots of one VM, and reports to `reporter` what is done and waited for.
     #[must_use]
     pub fn new(setup: Setup, reporter: Arc<Reporter>) -> Self {
         let teller = reporter.clone();
@@ -111,7 +110,7 @@ impl VcenterControl {
         }
     }
 
-    /// Asks a vCenter that is silent for a moment again.
+    /// Retries while vCenter does not answer, for at most [`SILENCE`].
     async fn steadily<T, F: Future<Output = Result<T, control::Failure>>>(&self, ask: impl Fn() -> F) -> Result<T, SnapshotError> {
         let clock = self.setup.client.clock();
         let (until, mut tried) = (clock.monotonic() + SILENCE, 0);
@@ -168,7 +167,7 @@ impl VcenterControl {
         opened
     }
 
-    /// Makes sure that vCenter takes our words.
+    /// Proves our credentials by a login, unless one has succeeded within `fresh`.
     async fn proved(&self, fresh: Duration) -> Result<Credentials, SourceError> {
         self.setup.client.prove(fresh).await.map_err(|error| {
             let verdict = classify(&error, Doing::Other);

@@ -49,7 +49,7 @@ pub struct Job {
     pub full: bool,
 }
 
-/// How it ended. The snapshot is gone in both cases.
+/// How a gateway's cycle ended. The snapshot is gone in both cases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// The manifest stands.
@@ -57,36 +57,24 @@ pub enum End {
         /// The digest of its blob.
         manifest: Digest,
     },
-    /// There will be none, by this reason word. The next cycle covers the same ground.
-    Failed {
-        /// The word.
-        reason: String,
-    },
+    /// There will be no manifest, by this reason word. The next cycle covers the same ground.
+    Failed { reason: String },
 }
 
 /// Why a gateway stopped before the end. A successor goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GatewayError {
-    /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
     /// The source's side.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// A disk of the source.
     #[error("disk {disk}: {error}")]
-    Source {
-        /// The disk.
-        disk: DiskKey,
-        /// What was wrong.
-        error: SourceError,
-    },
+    Source { disk: DiskKey, error: SourceError },
     /// A disk has grown: its seed has to be made anew.
     #[error("disk {disk} has {size} bytes, its seed was made for {capacity}")]
     SourceGrown {
-        /// The disk.
         disk: DiskKey,
-        /// Its size.
         size: u64,
         /// What the seed was made for.
         capacity: u64,

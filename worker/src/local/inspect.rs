@@ -47,9 +47,7 @@ pub struct Inspector {
 /// Counts and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
-    /// How many blobs.
     pub count: u64,
-    /// Their bytes.
     pub bytes: u64,
 }
 
@@ -105,7 +103,6 @@ pub struct CycleSummary {
 /// A blob that is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
-    /// It.
     pub blob: String,
     /// What does not hold.
     pub what: String,
