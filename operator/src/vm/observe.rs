@@ -267,7 +267,7 @@ async fn read_ledger(steward: &Steward, id: VmId) -> Result<Option<Ledger>, Trou
 /// What is to be done by the log, what is not, and why what is was not done yet.
 async fn what_is_due(steward: &Steward, ledger: &Ledger, owner: &Owner) -> (Result<Option<Due>, Trouble>, Vec<GivenUp>, Option<Setback>) {
     match steward.look(ledger, owner, |warning: String| tracing::warn!(warning, "the log")).await {
-        Ok(Look { due, given_up, setback }) => (Ok(Some(due)), given_up, setback),
+        Ok(Look { due, given_up, setback, .. }) => (Ok(Some(due)), given_up, setback),
         Err(error) => (Err(error.into()), Vec::new(), None),
     }
 }
