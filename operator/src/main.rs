@@ -14,10 +14,12 @@ use kube::{
     runtime::events::{Recorder, Reporter},
 };
 use operator::{
-    context::{self, Context, DiskLists, Settings, Sites},
+    appliance::sites::Sites,
+    context::{self, Context, DiskLists, Settings},
     controllers::Controllers,
     leadership::{self, Claim},
     metrics::Metrics,
+    objects,
     probes::Probes,
     told::Told,
 };
@@ -97,7 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         entropy: Arc::new(SystemEntropy),
         settings,
         sites: Sites::default(),
-        recorder: Recorder::new(client, Reporter { controller: context::MANAGER.to_owned(), instance: Some(arguments.pod) }),
+        recorder: Recorder::new(client, Reporter { controller: objects::MANAGER.to_owned(), instance: Some(arguments.pod) }),
         metrics,
         vms: controllers.stores(),
         disks: DiskLists::default(),

@@ -47,7 +47,6 @@ const IDLE_LOOK: Duration = Duration::from_secs(3);
 const WARM: Duration = Duration::from_secs(60);
 /// The pause after a try that came to nothing, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// When an order that was carried out, and is still there, is looked at again. It is the operator's to delete.
 const DONE_PAUSE: Duration = Duration::from_secs(300);
