@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use backoff::Backoff;
 use blocklog::{
     LogError,
     azure_blob::Auth,
@@ -238,7 +239,7 @@ impl Applier {
             Err(failure) => {
                 tracing::warn!(order = name, reason = failure.reason, "{}", failure.message);
                 self.health.failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                let pause = (FIRST_PAUSE * 2_u32.pow(failures.min(8))).min(LONGEST_PAUSE);
+                let pause = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE).wait(failures, 0);
                 // No other try can help, and the operator knows: what is left is its order to take back.
                 (failures.saturating_add(1), if given_up { DONE_PAUSE } else { pause })
             }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use backoff::Backoff;
 use blocklog::{
     LogError,
     clock::Clock,
@@ -233,9 +234,9 @@ impl Seen {
             };
             let wait = match pause {
                 Pause::Of(wait) => wait,
-                Pause::Growing(longest) => (FIRST_PAUSE * 2_u32.pow(tried)).min(longest),
+                Pause::Growing(longest) => Backoff::new(FIRST_PAUSE, longest).wait(tried, 0),
             };
-            tried = (tried + 1).min(8);
+            tried = tried.saturating_add(1);
             tokio::select! {
                 biased;
                 changed = changed(&mut told, &want, &self.shared.pod) => if !changed { return false },

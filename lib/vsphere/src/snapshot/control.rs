@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use backoff::{Backoff, Jitter};
 use blocklog::{
     cycle,
     ids::{ChangeId, DiskKey},
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use crate::{
-    classify::{Class, Doing, Verdict, back_off, classify},
+    classify::{Class, Doing, Verdict, classify},
     error::Error,
     fault::Fault,
     methods::{
@@ -479,8 +480,9 @@ impl Control {
         // Spread over the VMs, the same each time: no need for randomness.
         let mut seed = self.owning.vm.instance.as_bytes().to_vec();
         seed.extend(attempts.to_le_bytes());
-        let jitter = f64::from(blake3::hash(&seed).as_bytes()[0]) / 255.0;
-        let wait = back_off(*attempts, self.settings.first_wait, self.settings.longest_wait, jitter);
+        let share = blake3::hash(&seed).as_bytes()[0];
+        let waits = Backoff::new(self.settings.first_wait, self.settings.longest_wait).with(Jitter::Half);
+        let wait = waits.wait(*attempts, share);
         *attempts = attempts.saturating_add(1);
         self.client.clock().sleep(wait).await;
     }
