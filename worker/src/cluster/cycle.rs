@@ -76,7 +76,7 @@ pub(super) struct Shared {
 }
 
 /// The object as the apiserver tells it; none where it is not this pod's any more.
-pub(super) type Told = Option<Arc<ReplicationCycle>>;
+pub(super) type WatchedCycle = Option<Arc<ReplicationCycle>>;
 
 /// What an object asks of its gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,7 @@ enum Want {
 }
 
 impl Want {
-    fn of(told: &Told, pod: &str) -> Self {
+    fn of(told: &WatchedCycle, pod: &str) -> Self {
         let Some(cycle) = told else { return Self::Nothing };
         if cycle.spec.worker.as_deref() != Some(pod) {
             return Self::Nothing;
@@ -164,12 +164,12 @@ impl Running {
 pub(super) struct Seen {
     shared: Arc<Shared>,
     name: String,
-    told: watch::Receiver<Told>,
+    told: watch::Receiver<WatchedCycle>,
     running: Mutex<Option<Arc<Running>>>,
 }
 
 impl Seen {
-    pub(super) fn new(shared: Arc<Shared>, cycle: &ReplicationCycle, told: watch::Receiver<Told>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, cycle: &ReplicationCycle, told: watch::Receiver<WatchedCycle>) -> Self {
         Self { shared, name: cycle.name_any(), told, running: Mutex::default() }
     }
 
@@ -246,9 +246,15 @@ impl Seen {
     }
 
     /// One run, until it ends or something else is asked.
-    async fn attempt(&self, cycle: &ReplicationCycle, want: &Want, reporter: &Arc<Reporter>, told: &mut watch::Receiver<Told>) -> Attempt {
+    async fn attempt(
+        &self,
+        cycle: &ReplicationCycle,
+        want: &Want,
+        reporter: &Arc<Reporter>,
+        told: &mut watch::Receiver<WatchedCycle>,
+    ) -> Attempt {
         let trouble = |failure: Failure| {
-            let told = super::report::Told::Waiting { reason: super::control::reason(failure.reason), message: failure.message };
+            let told = super::report::ReportEvent::Waiting { reason: super::control::reason(failure.reason), message: failure.message };
             reporter.tell(&told);
             Attempt::Again(Pause::Growing(LONGEST_PAUSE))
         };
@@ -334,7 +340,7 @@ impl Seen {
         match result {
             Ok(_) => Attempt::Over,
             // It is noted as failed, its snapshot is gone; the next run says so.
-            Err(error) if error.is_final() => Attempt::Again(Pause::Of(Duration::ZERO)),
+            Err(error) if error.is_for_good() => Attempt::Again(Pause::Of(Duration::ZERO)),
             // Another gateway's lease: it ends within a minute, or that one is at work.
             Err(GatewayError::Log(LogError::Store(StoreError::Leased(_)))) => Attempt::Again(Pause::Of(FIRST_PAUSE)),
             // A file that was mended is to be seen soon, and looking costs vCenter nothing.
@@ -426,7 +432,7 @@ enum Pause {
 }
 
 /// Returns true when the object asks for something else than `want`, false when its watch has ended.
-async fn changed(told: &mut watch::Receiver<Told>, want: &Want, pod: &str) -> bool {
+async fn changed(told: &mut watch::Receiver<WatchedCycle>, want: &Want, pod: &str) -> bool {
     loop {
         if told.changed().await.is_err() {
             return false;

@@ -216,7 +216,7 @@ mod with_an_apiserver {
         Rig { shared: Arc::new(shared), patches, store, state: names::state(of), _folder: folder }
     }
 
-    fn told(change: impl FnOnce(&mut ReplicationCycleSpec)) -> Told {
+    fn told(change: impl FnOnce(&mut ReplicationCycleSpec)) -> WatchedCycle {
         let mut cycle = object(&[(2000, None)]);
         cycle.metadata.uid = Some("u-1".into());
         change(&mut cycle.spec);
@@ -278,7 +278,7 @@ mod with_an_apiserver {
 
     /// A suspended cycle, whose state goes while its first report is on its way, and which may go on then: it is over at once. The apiserver
     /// takes `first` for that report.
-    async fn over_at_once(first: Duration) -> (Rig, watch::Sender<Told>, tokio::task::JoinHandle<()>) {
+    async fn over_at_once(first: Duration) -> (Rig, watch::Sender<WatchedCycle>, tokio::task::JoinHandle<()>) {
         let rig = rig().await;
         rig.patches.1.lock().unwrap().push_back(first);
         let (sender, receiver) = watch::channel(told(|spec| spec.allotment.disks = 0));

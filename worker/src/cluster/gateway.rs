@@ -19,7 +19,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     HAND_OVER,
     config::GatewayConfig,
-    cycle::{Seen, Shared, Told, is_over},
+    cycle::{Seen, Shared, WatchedCycle, is_over},
     health::{self, Health},
     open,
 };
@@ -80,7 +80,7 @@ struct Cycles {
 
 struct Slot {
     uid: Option<String>,
-    told: watch::Sender<Told>,
+    told: watch::Sender<WatchedCycle>,
     handle: JoinHandle<()>,
 }
 

@@ -11,7 +11,7 @@ use crate::env::{Event, Progress};
 
 /// Something that was done, or is waited for, beside the [`Event`]s of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum ReportEvent {
     /// The gateway's own.
     Event(Event),
     /// A snapshot is about to be taken.
@@ -64,7 +64,7 @@ impl Reporter {
         Self { clock, report: Mutex::new(report), news: Notify::new() }
     }
 
-    pub fn tell(&self, told: &Told) {
+    pub fn tell(&self, told: &ReportEvent) {
         let now = self.clock.now();
         self.change(|report| report.take(told, now));
     }
@@ -93,6 +93,6 @@ impl Reporter {
 
 impl Progress for Reporter {
     fn note(&self, event: Event) {
-        self.tell(&Told::Event(event));
+        self.tell(&ReportEvent::Event(event));
     }
 }
