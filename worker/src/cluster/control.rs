@@ -25,7 +25,8 @@ use vsphere::{
 
 use super::{
     baseline,
-    report::{ReportEvent, Reporter},
+    event::ReportEvent,
+    report::Reporter,
     vddk::{self, DiskAt, OpenError, Session, VddkSource},
 };
 use crate::{

@@ -1,12 +1,12 @@
 use crds::{
     common::ObjectRef,
-    conditions::Finding,
+    conditions::{self, ConditionType, Finding},
     reasons::Reason,
     replicated_vm::CycleKind,
     replication_cycle::{Allotment, Cancel, CycleDisk, CycleVm, LedgerOwner, ReplicationCycleSpec, ReplicationCycleStatus},
 };
 
-use super::*;
+use super::{super::shared::is_over, *};
 
 pub(super) fn object(disks: &[(i64, Option<DiskMode>)]) -> ReplicationCycle {
     let spec = ReplicationCycleSpec {
@@ -114,18 +114,19 @@ mod with_an_apiserver {
     use std::{collections::VecDeque, sync::Mutex};
 
     use blocklog::{
+        clock::Clock,
         ids::Owner,
         keys::KeyRing,
         ledger::{Ledger, Seed},
         steward::Steward,
-        store::{LeaseId, memory::MemoryStore},
+        store::{LeaseId, LogStore, memory::MemoryStore},
     };
     use http::{Request, Response};
-    use kube::client::Body;
+    use kube::{Api, client::Body};
     use serde_json::Value;
 
     use super::*;
-    use crate::cluster::config::GatewayConfig;
+    use crate::{cluster::config::GatewayConfig, cpu::Threads};
 
     /// An apiserver that keeps what is patched. It takes `times` for each, then no time; and carries out what nobody waits for any more.
     #[derive(Clone, Default)]

@@ -19,9 +19,10 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     HAND_OVER,
     config::GatewayConfig,
-    cycle::{Seen, Shared, WatchedCycle, is_over},
+    cycle::Seen,
     health::{self, Health},
     open,
+    shared::{Shared, WatchedCycle, is_over},
 };
 use crate::failure::{Failure, Kind};
 

@@ -16,7 +16,7 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{control::reason, report::ReportEvent};
+use super::{control::reason, event::ReportEvent};
 use crate::{
     env::Event,
     gateway::{End, GatewayError},

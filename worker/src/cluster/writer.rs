@@ -13,8 +13,8 @@ use kube::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    cycle::{Shared, WatchedCycle, is_over},
     report::Reporter,
+    shared::{Shared, WatchedCycle, is_over},
     status::{self, MANAGER, Report, Written, due},
 };
 
