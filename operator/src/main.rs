@@ -19,7 +19,7 @@ use operator::{
     controllers::Controllers,
     leadership::{self, Claim},
     metrics::Metrics,
-    objects,
+    objects::MANAGER,
     probes::Probes,
     told::Told,
 };
@@ -99,7 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         entropy: Arc::new(SystemEntropy),
         settings,
         sites: Sites::default(),
-        recorder: Recorder::new(client, Reporter { controller: objects::MANAGER.to_owned(), instance: Some(arguments.pod) }),
+        recorder: Recorder::new(client, Reporter { controller: MANAGER.to_owned(), instance: Some(arguments.pod) }),
         metrics,
         vms: controllers.stores(),
         disks: DiskLists::default(),

@@ -23,9 +23,10 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     HAND_OVER,
     config::GatewayConfig,
-    cycle::{Seen, Shared, Told, is_over},
+    cycle::Seen,
     health::{self, Health},
     open,
+    shared::{Shared, WatchedCycle, is_over},
     status::MANAGER,
 };
 use crate::failure::{Failure, Kind};
@@ -85,7 +86,7 @@ pub(super) struct Cycles {
 
 pub(super) struct Slot {
     uid: Option<String>,
-    pub(super) told: watch::Sender<Told>,
+    pub(super) told: watch::Sender<WatchedCycle>,
     handle: JoinHandle<()>,
 }
 
