@@ -26,8 +26,8 @@ pub enum Told {
         taken: jiff::Timestamp,
         /// Whether the guest was at rest.
         quiesced: bool,
-        /// Whether the VM was powered off.
-        powered_off: bool,
+        /// Whether the VM was powered off before and after; none where it is not known.
+        powered_off: Option<bool>,
     },
     /// It is about to be removed.
     Releasing {
