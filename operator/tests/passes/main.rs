@@ -1,0 +1,11 @@
+//! The operator's hands: the real passes against an apiserver, a log store, an Azure and a vCenter that answer as the real ones do, in seconds.
+//!
+//! * `steps.rs`: what is seen after each step is what `vm::test_support::done` says, on which all tests of decisions rest.
+//! * `faults.rs`: whatever the apiserver does to one request, the next passes come to the same end.
+//! * `costs.rs`: how many requests a pass costs.
+//! * `support/`: what they are tested against, and how a test is written ([`support::World`]).
+
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod steps;
+mod support;
