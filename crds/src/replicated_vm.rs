@@ -231,6 +231,18 @@ pub enum DiskSku {
 }
 
 impl DiskSku {
+    /// Azure's name of it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard_LRS => "Standard_LRS",
+            Self::StandardSSD_LRS => "StandardSSD_LRS",
+            Self::StandardSSD_ZRS => "StandardSSD_ZRS",
+            Self::Premium_LRS => "Premium_LRS",
+            Self::Premium_ZRS => "Premium_ZRS",
+        }
+    }
+
     /// True where the disk lies in all zones, so that it can't be put into one.
     #[must_use]
     pub fn is_zone_redundant(self) -> bool {
@@ -251,6 +263,18 @@ pub enum Zone {
     /// The third.
     #[serde(rename = "3")]
     Three,
+}
+
+impl Zone {
+    /// Azure's name of it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::One => "1",
+            Self::Two => "2",
+            Self::Three => "3",
+        }
+    }
 }
 
 /// What is made in Azure.

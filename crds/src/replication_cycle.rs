@@ -178,8 +178,13 @@ pub struct CycleDisk {
 #[serde(rename_all = "camelCase")]
 pub struct Allotment {
     /// How many of its disks may transfer at once; 0 suspends it. Written by the operator.
-    #[schemars(range(min = 0, max = 256))]
+    #[schemars(range(min = 0, max = Self::MOST_DISKS))]
     pub disks: i32,
+}
+
+impl Allotment {
+    /// The most disks that may transfer at once: no VM has more.
+    pub const MOST_DISKS: i32 = 256;
 }
 
 /// Why a cycle is ended before its time.

@@ -18,10 +18,10 @@ use kube::{
 
 use azure::{Arm, ArmError, disks::Disk};
 
-use crate::{appliance::site::Site, metrics::Metrics, told::Told};
+use crate::{appliance::sites::Sites, metrics::Metrics, objects::cut, told::Told};
 
-/// Who writes: the manager of the operator's fields.
-pub const MANAGER: &str = "hawser-operator";
+/// The most bytes of an event's note: the apiserver refuses more than 1024.
+const NOTE_MOST: usize = 1024;
 
 /// What is given to the operator when it starts.
 #[derive(Debug, Clone)]
@@ -74,48 +74,14 @@ impl Context {
         self.vms.iter().flat_map(Store::state).collect()
     }
 
-    /// Tells an edge to people. One that can't be told is lost: it is in the conditions, too.
-    pub async fn event<K: Resource<DynamicType = ()>>(&self, of: &K, warning: bool, reason: Reason, action: &str, note: String) {
+    /// Tells people something as an event. One that can't be told is lost: it is in the conditions, too.
+    pub async fn event<K: Resource<DynamicType = ()>>(&self, of: &K, warning: bool, reason: Reason, action: &str, note: &str) {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
-        // The apiserver takes 1 kB.
-        let note = Some(note.chars().take(1000).collect());
+        let note = Some(cut(note, NOTE_MOST).to_owned());
         let event = Event { type_, reason: reason.into(), note, action: action.to_owned(), secondary: None };
         if let Err(error) = self.recorder.publish(&event, &of.object_ref(&())).await {
-            tracing::warn!(%error, reason = %reason, "an event");
+            tracing::warn!(%error, reason = reason.as_str(), "an event could not be written");
         }
-    }
-}
-
-/// What was built for each appliance.
-#[derive(Default)]
-pub struct Sites(Mutex<BTreeMap<(String, String), Arc<Site>>>);
-
-impl Sites {
-    /// The one of an appliance; none before its first look.
-    #[must_use]
-    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Site>> {
-        self.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
-    }
-
-    /// Takes one in.
-    pub fn put(&self, namespace: &str, name: &str, site: Arc<Site>) {
-        self.lock().insert((namespace.to_owned(), name.to_owned()), site);
-    }
-
-    /// All of them.
-    #[must_use]
-    pub fn all(&self) -> Vec<Arc<Site>> {
-        self.lock().values().cloned().collect()
-    }
-
-    /// Forgets one.
-    pub fn remove(&self, namespace: &str, name: &str) -> Option<Arc<Site>> {
-        self.lock().remove(&(namespace.to_owned(), name.to_owned()))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, String), Arc<Site>>> {
-        // A panic while it was held can't have left it half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,6 +4,10 @@
 //! least, or what the user allows at the most; a new `syncNow` at once. After failures the wait doubles, from a minute to an hour, and is
 //! another one for each VM, so that a vCenter that comes back is not asked by all of them in the same second.
 
+use crds::{
+    ReplicatedVMSpec,
+    replicated_vm::{CycleKind, LastCycle},
+};
 use jiff::{SignedDuration, Timestamp};
 
 /// The least time between the end of a delta and the start of the next.
@@ -53,6 +57,29 @@ pub fn due_since(history: &History<'_>) -> Timestamp {
     }
     let usual = (last.ended.duration_since(last.started) / 2).max(LEAST);
     after(last.ended, history.max_interval.map_or(usual, |most| usual.min(most)))
+}
+
+/// From when on a cycle is due: `done` is the `syncNow` that is done, `replica` is true where there is a recovery point.
+#[must_use]
+pub fn due_by(
+    spec: &ReplicatedVMSpec,
+    uid: Option<&str>,
+    done: Option<&String>,
+    replica: bool,
+    last: Option<&LastCycle>,
+    failures: u32,
+) -> Timestamp {
+    let last = last.map(|last| Last {
+        started: last.started.0,
+        ended: last.ended.0,
+        succeeded: last.succeeded,
+        initial: last.kind == CycleKind::Initial,
+    });
+    // A disk whose seed is new waits for nothing: until it is covered there is no recovery point.
+    let last = last.filter(|last| !last.succeeded || replica);
+    let asked = spec.sync_now.as_ref().is_some_and(|token| Some(token) != done);
+    let max_interval = spec.max_interval.as_ref().and_then(|text| text.parse().ok()).map(|span| span.duration());
+    due_since(&History { last, failures, max_interval, asked, uid: uid.unwrap_or_default() })
 }
 
 /// How long to wait after so many failures in a row: doubling, less up to a quarter that is the VM's own.

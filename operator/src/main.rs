@@ -27,7 +27,8 @@ use kube::{
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use operator::{
     appliance,
-    context::{Context, DiskLists, Settings, Sites},
+    appliance::sites::Sites,
+    context::{Context, DiskLists, Settings},
     metrics::Metrics,
     told::Told,
     trouble::Trouble,

@@ -202,6 +202,17 @@ pub enum CycleKind {
     Delta,
 }
 
+impl CycleKind {
+    /// The word of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Initial => "Initial",
+            Self::Delta => "Delta",
+        }
+    }
+}
+
 /// A cycle that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

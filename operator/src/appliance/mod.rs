@@ -4,13 +4,14 @@ pub mod check;
 pub mod gather;
 pub mod pods;
 pub mod site;
+pub mod sites;
 
 use std::{sync::Arc, time::Duration};
 
 use crds::{
     Appliance, ApplianceStatus, ReplicatedVM, ReplicationCycle,
     appliance::{ApplierMode, Pods, Slots},
-    conditions::{self, ConditionType as C, Finding, Kind, Status},
+    conditions::{self, ConditionType as C, Finding, Kind},
     names,
     reasons::Reason,
     replicated_vm::Replication,
@@ -25,7 +26,10 @@ use serde_json::{Value, json};
 
 use self::{pods::Component, site::Site};
 use crate::{
-    context::{Context, MANAGER},
+    context::Context,
+    cycle::takes_slots,
+    objects::{MANAGER, delete, finalizers, is_held_by, write_status},
+    pass::{edges, ready},
     trouble::Trouble,
 };
 
@@ -35,7 +39,10 @@ const LOOK: Duration = Duration::from_secs(7);
 const _: () =
     assert!(LOOK.as_secs() + check::ANSWER.as_secs() <= 12, "the next look begins when the last one is over, and tells when it is");
 
-/// One pass over an appliance.
+/// What `Ready` says where nothing is wrong.
+const WELL: &str = "vCenter, Azure, log store and workers are as they should be";
+
+/// Passes once over an appliance.
 ///
 /// # Errors
 /// Where the apiserver does not do what it is asked.
@@ -60,7 +67,7 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
         }
         return Ok(Action::await_change());
     }
-    if !deleted && !appliance.finalizers().iter().any(|one| one == names::APPLIANCE_FINALIZER) {
+    if !deleted && !is_held_by(&appliance, names::APPLIANCE_FINALIZER) {
         finalizers(&api, &appliance, |all| all.push(names::APPLIANCE_FINALIZER.to_owned())).await?;
     }
     let inputs = gather::gather(&context.client, &namespace, &appliance).await;
@@ -83,13 +90,15 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
     findings.extend(log);
     findings.push(check::tls(&site, &findings));
     findings.push(workers);
-    findings.push(if deleted { waits_for_vms(&vms) } else { ready(&findings) });
+    findings.push(if deleted { waits_for_vms(&vms) } else { ready(Kind::Appliance.conditions(), &findings, WELL) });
     let cycles = Api::<ReplicationCycle>::namespaced(context.client.clone(), &namespace)
         .list(&ListParams::default().labels(&format!("{}={name}", names::APPLIANCE_LABEL)))
         .await?;
     let transfers = cycles.items.iter().filter(|cycle| takes_slots(cycle));
     let used = transfers.map(|cycle| cycle.spec.allotment.disks).sum();
-    let replicating = vms.iter().filter(|vm| vm.spec.replication != Replication::Stopped).count();
+    // One whose VM was never found is not replicated.
+    let found = |vm: &&ReplicatedVM| vm.status.as_ref().is_some_and(|status| status.vm.is_some());
+    let replicating = vms.iter().filter(|vm| vm.spec.replication != Replication::Stopped).filter(found).count();
     let now = context.clock.now();
     let status = ApplianceStatus {
         observed_generation: appliance.metadata.generation,
@@ -101,9 +110,10 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
         replicating_vms: i32::try_from(replicating).ok(),
     };
     if status != old {
-        let change = json!({ "apiVersion": "hawser.dev/v1alpha1", "kind": "Appliance", "status": status });
-        api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&change)).await?;
-        edges(&context, &appliance, &old, &status).await;
+        write_status(&api, &name, &status, None).await?;
+        for edge in edges(&old.conditions, &status.conditions) {
+            context.event(&appliance, edge.warning, edge.reason, "Check", &edge.note).await;
+        }
     }
     Ok(Action::requeue(LOOK))
 }
@@ -120,50 +130,10 @@ pub fn references(spec: &crds::ApplianceSpec) -> Vec<&str> {
     bundles.chain(secrets.into_iter().flatten().map(|secret| secret.name.as_str())).collect()
 }
 
-/// True for a cycle that transfers, or may.
-#[must_use]
-pub fn takes_slots(cycle: &ReplicationCycle) -> bool {
-    let status = cycle.status.clone().unwrap_or_default();
-    let sent = conditions::get(&status.conditions, C::Transferred).is_some_and(|condition| condition.status != "Unknown");
-    !sent && !status.is_over() && cycle.finalizers().iter().any(|one| one == names::SNAPSHOT_FINALIZER)
-}
-
-/// Changes the finalizers of an object, where nobody else has changed it in between.
-///
-/// # Errors
-/// The apiserver's.
-pub async fn finalizers<K>(api: &Api<K>, object: &K, change: impl FnOnce(&mut Vec<String>)) -> Result<(), kube::Error>
-where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    let mut all = object.finalizers().to_vec();
-    change(&mut all);
-    if all == object.finalizers() {
-        return Ok(());
-    }
-    // Of two that change the list at once the second is refused: its version is not the one that it looked at.
-    let change = json!({ "metadata": { "finalizers": all, "resourceVersion": object.resource_version() } });
-    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&change)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
 fn waits_for_vms(vms: &[ReplicatedVM]) -> Finding {
     let names: Vec<String> = vms.iter().map(ResourceExt::name_any).collect();
     let message = format!("it is deleted, and goes when its ReplicatedVMs have gone: {}", names.join(", "));
     Finding::fails(C::Ready, Reason::CleaningUp, message)
-}
-
-fn ready(findings: &[Finding]) -> Finding {
-    let order = Kind::Appliance.conditions().iter().filter(|of| **of != C::Ready);
-    let in_order =
-        |status| order.clone().filter_map(|of| findings.iter().find(|finding| finding.of == *of)).find(move |one| one.status == status);
-    match in_order(Status::False).or_else(|| in_order(Status::Unknown)) {
-        Some(cause) => Finding::fails(C::Ready, cause.reason, cause.message.clone()),
-        None => Finding::holds(C::Ready, Reason::AsExpected, ""),
-    }
 }
 
 /// Deploys the workers, and says how many are ready.
@@ -176,8 +146,8 @@ async fn deploy(context: &Context, namespace: &str, appliance: &Appliance) -> Re
         let current = deployments.get_opt(&name).await?;
         if component == Component::Applier && appliance.spec.applier.mode == ApplierMode::External {
             if current.is_some_and(|current| owned(&current, appliance)) {
-                gone(&maps, &name).await?;
-                gone(&deployments, &name).await?;
+                delete(&maps, &name).await?;
+                delete(&deployments, &name).await?;
             }
             continue;
         }
@@ -192,7 +162,8 @@ async fn deploy(context: &Context, namespace: &str, appliance: &Appliance) -> Re
         }
     }
     let finding = if missing.is_empty() {
-        Finding::holds(C::WorkersAvailable, Reason::AsExpected, "")
+        let [gateways, appliers] = counts.map(|pods| format!("{} of {}", pods.ready, pods.wanted));
+        Finding::holds(C::WorkersAvailable, Reason::AsExpected, format!("{gateways} gateways and {appliers} appliers are ready"))
     } else {
         Finding::fails(C::WorkersAvailable, Reason::PodsNotReady, missing.join("; "))
     };
@@ -201,18 +172,6 @@ async fn deploy(context: &Context, namespace: &str, appliance: &Appliance) -> Re
 
 fn owned(deployment: &Deployment, appliance: &Appliance) -> bool {
     deployment.owner_references().iter().any(|owner| Some(&owner.uid) == appliance.metadata.uid.as_ref())
-}
-
-/// Deletes an object, where it is there.
-async fn gone<K>(api: &Api<K>, name: &str) -> Result<(), kube::Error>
-where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-{
-    match api.delete(name, &kube::api::DeleteParams::background()).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// Has an object be so, where it is not: most looks change nothing, and write nothing.
@@ -252,20 +211,6 @@ fn has(current: &Value, wanted: &Value) -> bool {
             current.len() == wanted.len() && current.iter().zip(wanted).all(|(current, wanted)| has(current, wanted))
         }
         (current, wanted) => current == wanted,
-    }
-}
-
-/// Tells of conditions whose status or reason moved.
-async fn edges(context: &Context, appliance: &Appliance, old: &ApplianceStatus, new: &ApplianceStatus) {
-    for condition in new.conditions.iter().filter(|condition| condition.type_ != C::Ready.as_str()) {
-        let before = old.conditions.iter().find(|one| one.type_ == condition.type_);
-        let moved = before.is_none_or(|before| before.status != condition.status || before.reason != condition.reason);
-        let Some(reason) = Reason::from_word(&condition.reason).filter(|_| moved) else { continue };
-        let warning = condition.status == "False";
-        if warning || before.is_some_and(|before| before.status == "False") {
-            let note = format!("{}: {}", condition.type_, condition.message);
-            context.event(appliance, warning, reason, "Check", note).await;
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use crds::{
 };
 use serde_json::{Value, json};
 
-use crate::context::{MANAGER, Settings};
+use crate::{context::Settings, objects::MANAGER};
 
 /// The worker's port for `/healthz`, `/readyz` and `/metrics`.
 const PORT: u16 = 8080;

@@ -13,7 +13,7 @@ use blocklog::{
     steward::Steward,
     store::azure::AzureStore,
 };
-use crds::{ApplianceSpec, appliance::CredentialsType, reasons::Reason};
+use crds::{ApplianceSpec, ReplicatedVM, appliance::CredentialsType, reasons::Reason};
 use jiff::Timestamp;
 use tokio::{sync::watch, task::JoinHandle};
 use vsphere::{
@@ -144,6 +144,12 @@ impl Site {
     /// Why it can't be asked.
     pub fn probe(&self) -> Result<&Steward, Trouble> {
         self.target.as_ref().map_err(Clone::clone)?.probe.as_ref().map_err(Clone::clone)
+    }
+
+    /// The resource group of the seed disks that a VM gets now.
+    #[must_use]
+    pub fn group(&self, object: &ReplicatedVM) -> String {
+        object.spec.target.resource_group.clone().unwrap_or_else(|| self.spec.azure.resource_group.clone())
     }
 
     /// The log's steward.

@@ -3,7 +3,7 @@
 
 use blocklog::{
     cycle::{Manifest, Phase, Receipt, State},
-    ids::{CycleId, Digest, Owner, Turn},
+    ids::{Digest, Owner, Turn},
     ledger::{Ledger, Refusal},
     setback::Setback,
     steward::GivenUp,
@@ -18,7 +18,10 @@ use crds::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::trouble::reason_of;
+use crate::{
+    objects::{bytes, seconds},
+    trouble::reason_of,
+};
 
 /// How long an order may stand before it is told that no applier has begun it.
 pub const UNTAKEN: SignedDuration = SignedDuration::from_mins(2);
@@ -260,36 +263,10 @@ fn failure(seen: &Seen<'_>, status: &ReplicationCycleStatus, phase: CyclePhase, 
     ))
 }
 
-/// Kubernetes keeps seconds: what is read back has to equal what was written.
-#[must_use]
-pub fn seconds(time: Timestamp) -> Time {
-    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
-}
-
-/// Bytes as the API has them.
-#[must_use]
-pub fn bytes(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
 /// What a new cycle is for.
 #[must_use]
 pub fn kind(ledger: &Ledger) -> CycleKind {
     if ledger.recovery_point.is_some() { CycleKind::Delta } else { CycleKind::Initial }
-}
-
-/// The id of an object's cycle; none where its fields are no ids.
-#[must_use]
-pub fn id(object: &ReplicationCycle) -> Option<CycleId> {
-    let spec = &object.spec;
-    Some(CycleId {
-        vm: blocklog::ids::VmId {
-            vcenter: uuid::Uuid::parse_str(&spec.vm.vcenter_uuid).ok()?,
-            instance: uuid::Uuid::parse_str(&spec.vm.instance_uuid).ok()?,
-        },
-        incarnation: blocklog::ids::Incarnation(uuid::Uuid::parse_str(&spec.incarnation).ok()?),
-        cycle: blocklog::ids::Cycle(u64::try_from(spec.cycle).ok()?),
-    })
 }
 
 #[cfg(test)]

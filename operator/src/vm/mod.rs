@@ -1,90 +1,108 @@
 //! ReplicatedVMs: looked at, decided, acted upon, told.
 
 pub mod apply;
-mod cleanup;
 pub mod decide;
+pub mod look;
 pub mod model;
 pub mod observe;
+pub mod remains;
 pub mod slots;
 pub mod source;
 pub mod status;
+pub mod step;
 
 use std::{sync::Arc, time::Duration};
 
 use crds::{
     ReplicatedVM, ReplicatedVMStatus, ReplicationCycle, ReplicationCycleStatus,
     conditions::{self, ConditionType as C, Finding, Status},
+    names,
     reasons::Reason,
     replication_cycle::CyclePhase,
 };
 use futures::FutureExt;
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
-    runtime::controller::Action,
-};
-use serde_json::json;
+use kube::{Api, ResourceExt, runtime::controller::Action};
 
 use self::{
     apply::Outcome,
-    decide::Pass,
-    model::{CycleSeen, Observed, Step},
+    look::Pass,
+    model::{CycleSeen, Observed},
+    step::{Decision, Step},
 };
 use crate::{
-    context::{Context, MANAGER},
-    cycle::mirror::{self, Mirrored, seconds},
+    context::Context,
+    cycle::mirror::{self, Mirrored},
+    objects::{is_held_by, seconds, write_status},
+    pass::{SOON, edges},
     trouble::Trouble,
 };
 
-/// One pass over a ReplicatedVM.
+/// Passes once over a ReplicatedVM.
 ///
 /// # Errors
 /// Where the apiserver does not do what it is asked.
+#[tracing::instrument(skip_all, fields(namespace = object.namespace(), name = object.name_any()))]
 pub async fn reconcile(object: Arc<ReplicatedVM>, context: Arc<Context>) -> Result<Action, Trouble> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let api: Api<ReplicatedVM> = Api::namespaced(context.client.clone(), &namespace);
-    // What a watch told may be behind what was written, and what is drawn once must not be drawn again.
+    // The cache may lag behind our own writes; the incarnation must be drawn once, so the object is read live.
     let Some(object) = api.get_opt(&name).await? else {
         context.metrics.forget(&namespace, &name);
         return Ok(Action::await_change());
     };
-    if object.metadata.deletion_timestamp.is_some() && !object.finalizers().iter().any(|one| one == crds::names::CLEANUP_FINALIZER) {
+    if object.metadata.deletion_timestamp.is_some() && !is_held_by(&object, names::CLEANUP_FINALIZER) {
         return Ok(Action::await_change());
     }
     // Boxed, each of them: otherwise the compiler can't see that the whole may go from thread to thread.
-    let seen = observe::observe(&context, object).boxed().await?;
-    let mut decision = decide::decide(&seen);
-    if decision.step != Step::None {
-        tracing::info!(namespace, name, step = ?decision.step, "decided");
+    let mut pass = Pass::new(observe::observe(&context, object).boxed().await?);
+    let mut decision = decide::decide(&pass);
+    if decision.step == Step::LookAtSlots {
+        pass.seen.slots = Some(observe::slots(&context, &pass.seen.object).boxed().await?);
+        decision = decide::decide(&pass);
     }
-    let outcome = match apply::apply(&context, &seen, &decision.step).boxed().await {
-        Ok(outcome) => outcome,
-        Err(trouble) => {
-            let trouble = apply::understood(&context, &seen, trouble).boxed().await;
-            tracing::warn!(namespace, name, step = ?decision.step, reason = %trouble.reason, %trouble, "not done");
-            context.metrics.errors.with_label_values(&["ReplicatedVM", trouble.reason.as_str()]).inc();
-            decision.wake = trouble.again.unwrap_or(decide::SOON).max(Duration::from_secs(1));
-            Outcome { findings: not_done(&decision.step, &trouble), ..Outcome::default() }
-        }
-    };
+    let outcome = take(&context, &pass.seen, &mut decision).boxed().await;
     if outcome.gone {
         return Ok(Action::await_change());
     }
-    decision.findings.extend(outcome.findings.clone());
-    if let Some(waiting) = outcome.waiting.clone() {
-        (decision.waiting, decision.wake) = (Some(waiting), decide::SOON);
-    }
-    let pass = Pass::new(&seen);
-    for (cycle, mirrored) in seen.cycles.iter().zip(&pass.mirrored) {
-        write_cycle(&context, &seen, cycle, mirrored, &outcome).boxed().await?;
+    for (cycle, mirrored) in pass.cycles() {
+        write_cycle(&context, &pass.seen, cycle, mirrored, &outcome).boxed().await?;
     }
     let mut status = status::status(&pass, &decision);
     if let Some(incarnation) = outcome.incarnation {
         status.incarnation = Some(incarnation.to_string());
     }
-    write_status(&context, &api, &seen, &status, outcome.incarnation.is_some()).boxed().await?;
-    tell(&context, &seen, &outcome, &status).boxed().await;
+    write(&context, &api, &pass.seen, &status, outcome.incarnation.is_some()).boxed().await?;
+    tell(&context, &pass.seen, &outcome, &status).boxed().await;
     Ok(Action::requeue(decision.wake))
+}
+
+/// Takes the step that was decided; what came of it, or kept it from being taken, is said over what was decided.
+async fn take(context: &Context, seen: &Observed, decision: &mut Decision) -> Outcome {
+    let step = &decision.step;
+    if *step != Step::None {
+        tracing::info!(
+            step = step.words(),
+            on = step.subject(),
+            worker = step.worker(),
+            reason = step.reason().map(Reason::as_str),
+            "decided"
+        );
+    }
+    let outcome = match apply::apply(context, seen, step).boxed().await {
+        Ok(outcome) => outcome,
+        Err(trouble) => {
+            let trouble = apply::understood(context, seen, trouble).boxed().await;
+            tracing::warn!(step = step.words(), on = step.subject(), reason = trouble.reason.as_str(), %trouble, "not done");
+            context.metrics.errors.with_label_values(&["ReplicatedVM", trouble.reason.as_str()]).inc();
+            decision.wake = trouble.again.unwrap_or(SOON).max(Duration::from_secs(1));
+            Outcome { findings: not_done(step, &trouble), ..Outcome::default() }
+        }
+    };
+    decision.findings.extend(outcome.findings.clone());
+    if let Some(waiting) = outcome.waiting.clone() {
+        (decision.waiting, decision.wake) = (Some(waiting), SOON);
+    }
+    outcome
 }
 
 /// A step that could not be done, as the condition that it was for has it.
@@ -97,7 +115,7 @@ fn not_done(step: &Step, trouble: &Trouble) -> Vec<Finding> {
         Step::TakeOver | Step::Retire(_) => vec![fails(C::LedgerOwned), fails(C::Replicating)],
         Step::CleanUp(_) | Step::LetGo | Step::Forget | Step::Cancel { reason: Reason::Stopped, .. } => vec![fails(C::CleanedUp)],
         // What is only tidied up keeps nothing from going on.
-        Step::Prune(_) | Step::Hold | Step::DrawIncarnation | Step::None => Vec::new(),
+        Step::Prune(_) | Step::Hold | Step::DrawIncarnation | Step::LookAtSlots | Step::None => Vec::new(),
         _ => vec![fails(C::Replicating)],
     }
 }
@@ -107,39 +125,36 @@ async fn write_cycle(context: &Context, seen: &Observed, cycle: &CycleSeen, mirr
     let old = cycle.object.status.clone().unwrap_or_default();
     let mut status = mirrored.status.clone();
     if let Some((of, at)) = outcome.ordered
-        && mirror::id(&cycle.object) == Some(of)
+        && cycle.id() == Some(of)
     {
         status.target.get_or_insert_default().ordered = Some(seconds(at));
     }
-    if status == old || !decide::is_held(cycle) {
+    if status == old || !cycle.is_held() {
         return Ok(());
     }
     let name = cycle.object.name_any();
     let api: Api<ReplicationCycle> = Api::namespaced(context.client.clone(), &seen.object.namespace().unwrap_or_default());
-    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&own_part(&status))).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(refused)) if refused.is_not_found() => return Ok(()),
-        Err(error) => return Err(error.into()),
+    if !write_status(&api, &name, &own_part(&status), None).await? {
+        return Ok(());
     }
     if status.phase != old.phase {
         edge(context, &cycle.object, &status).await;
     }
     if mirror::is_new_setback(&old, &mirrored.applied) {
         let Finding { reason, message, .. } = &mirrored.applied;
-        context.event(cycle.object.as_ref(), true, *reason, "Apply", message.clone()).await;
-        context.event(seen.object.as_ref(), true, *reason, "Apply", format!("{name}: {message}")).await;
+        context.event(cycle.object.as_ref(), true, *reason, "Apply", message).await;
+        context.event(seen.object.as_ref(), true, *reason, "Apply", &format!("{name}: {message}")).await;
     }
     Ok(())
 }
 
 /// What the operator owns of a cycle's status: the rest is the gateway's.
-fn own_part(status: &ReplicationCycleStatus) -> serde_json::Value {
-    let own = ReplicationCycleStatus {
+fn own_part(status: &ReplicationCycleStatus) -> ReplicationCycleStatus {
+    ReplicationCycleStatus {
         conditions: status.conditions.iter().filter(|one| one.type_ == C::Applied.as_str()).cloned().collect(),
         source: None,
         ..status.clone()
-    };
-    json!({ "apiVersion": "hawser.dev/v1alpha1", "kind": "ReplicationCycle", "status": own })
+    }
 }
 
 async fn edge(context: &Context, cycle: &ReplicationCycle, status: &ReplicationCycleStatus) {
@@ -153,10 +168,11 @@ async fn edge(context: &Context, cycle: &ReplicationCycle, status: &ReplicationC
     };
     let word = status.failure.as_ref().map_or(Reason::AsExpected.as_str(), |failure| failure.reason.as_str());
     context.metrics.cycles.with_label_values(&[&namespace, &vm, word]).inc();
-    context.event(cycle, warning, reason, "Cycle", note).await;
+    context.event(cycle, warning, reason, "Cycle", &note).await;
 }
 
-async fn write_status(
+/// Writes the status and its figures; `alone` where nobody may have written since it was looked at.
+async fn write(
     context: &Context,
     api: &Api<ReplicatedVM>,
     seen: &Observed,
@@ -182,35 +198,21 @@ async fn write_status(
     if seen.object.status.as_ref() == Some(status) {
         return Ok(());
     }
-    let mut change = json!({ "apiVersion": "hawser.dev/v1alpha1", "kind": "ReplicatedVM", "status": status });
-    if alone {
-        // An incarnation is drawn on what was seen, and on nothing else.
-        change["metadata"] = json!({ "resourceVersion": seen.object.resource_version() });
-    }
-    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&change)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(refused)) if refused.is_not_found() => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    // An incarnation is drawn on what was seen, and on nothing else.
+    let on = alone.then(|| seen.object.resource_version()).flatten();
+    write_status(api, &name, status, on).await?;
+    Ok(())
 }
 
-/// Tells people of edges: what a step did, and conditions that no longer hold, or hold again.
+/// Tells people what a step did, and of conditions that no longer hold, or hold again.
 async fn tell(context: &Context, seen: &Observed, outcome: &Outcome, status: &ReplicatedVMStatus) {
     let object = seen.object.as_ref();
-    for (reason, note) in &outcome.told {
-        context.event(object, false, *reason, "Replicate", note.clone()).await;
+    for (reason, note) in &outcome.events {
+        context.event(object, false, *reason, "Replicate", note).await;
     }
     let old = object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    for condition in status.conditions.iter().filter(|condition| condition.type_ != C::Ready.as_str()) {
-        let before = old.iter().find(|one| one.type_ == condition.type_);
-        let Some(reason) = Reason::from_word(&condition.reason) else { continue };
-        let moved = before.is_none_or(|before| before.status != condition.status || before.reason != condition.reason);
-        // What was wrong is told when it begins; that it is not any more, where something was.
-        let worth = condition.status == "False" || condition.status == "True" && before.is_some_and(|before| before.status == "False");
-        if moved && worth {
-            let note = format!("{}: {}", condition.type_, condition.message);
-            context.event(object, condition.status == "False", reason, "Check", note).await;
-        }
+    for edge in edges(old, &status.conditions) {
+        context.event(object, edge.warning, edge.reason, "Check", &edge.note).await;
     }
 }
 

@@ -1,10 +1,10 @@
-//! What a pass over a ReplicatedVM sees, and what it can do: values, so that what is decided can be tested without anybody to talk to.
+//! What a pass over a ReplicatedVM sees: values, so that what is decided can be tested without anybody to talk to.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use azure::{ResourceId, disks::Disk};
+use azure::disks::Disk;
 use blocklog::{
-    cycle::{Manifest, Receipt, State},
+    cycle::{Manifest, Phase, Receipt, State},
     ids::{Cycle, CycleId, DiskKey, Owner, VmId},
     ledger::Ledger,
     setback::Setback,
@@ -12,26 +12,28 @@ use blocklog::{
 };
 use crds::{
     ReplicatedVM, ReplicationCycle,
-    conditions::Finding,
-    reasons::Reason,
-    replicated_vm::{Concern, LastCycle, WaitingFor},
+    conditions::{self, ConditionType, Status},
+    names,
+    replicated_vm::{Concern, LastCycle},
 };
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     admission::{Candidate, Holder, Limits},
-    seeds::Which,
+    cycle::mirror::Mirrored,
+    objects::{cycle_id, is_held_by},
     trouble::Trouble,
 };
 
-/// A gateway that is not ready is waited for so long.
+/// How long to wait for an unready gateway before its cycle moves to another one.
 pub const GATEWAY_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 /// How long write access to a seed is granted for.
 pub const GRANT: SignedDuration = SignedDuration::from_hours(24);
 
 /// What is known of the appliance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Site {
+pub enum ApplianceState {
     /// There is none of this name.
     Missing,
     /// Nothing can be asked through it yet: a Secret is missing, a certificate is no certificate.
@@ -112,6 +114,52 @@ pub struct CycleSeen {
     pub proof: Option<Arc<(Manifest, Receipt)>>,
 }
 
+impl CycleSeen {
+    /// The name of the object.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.object.metadata.name.clone().unwrap_or_default()
+    }
+
+    /// The id of the cycle; none where the object's fields are no ids.
+    #[must_use]
+    pub fn id(&self) -> Option<CycleId> {
+        cycle_id(&self.object)
+    }
+
+    /// The conditions, the gateway's and the operator's.
+    #[must_use]
+    pub fn conditions(&self) -> &[Condition] {
+        self.object.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+    }
+
+    /// True while the operator has not closed the cycle: its finalizer stands.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        is_held_by(self.object.as_ref(), names::SNAPSHOT_FINALIZER)
+    }
+
+    /// True where somebody has taken the cycle back.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.object.spec.cancel.is_some()
+    }
+
+    /// True as long as a gateway may be reading: the log is neither complete nor given up.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        let decided = conditions::get(self.conditions(), ConditionType::Transferred)
+            .is_some_and(|condition| condition.status != Status::Unknown.as_str());
+        !decided && !self.state.as_ref().is_some_and(|state| state.phase != Phase::Open)
+    }
+
+    /// True where a gateway is still at a cycle that will never be applied, and does not know it: its snapshot grows for nothing.
+    #[must_use]
+    pub fn is_in_vain(&self, mirrored: &Mirrored) -> bool {
+        mirrored.applied.status == Status::False && !mirrored.released && self.is_read() && !self.is_cancelled()
+    }
+}
+
 /// A gateway's pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
@@ -121,8 +169,6 @@ pub struct Gateway {
     pub ready: bool,
     /// Since when it is what it is.
     pub since: Timestamp,
-    /// How many cycles it has.
-    pub cycles: usize,
 }
 
 /// The disk slots of the appliance and its hosts.
@@ -134,6 +180,8 @@ pub struct Slots {
     pub waiting: Vec<Candidate>,
     /// How many there are.
     pub limits: Limits,
+    /// How many cycles each gateway has.
+    pub busy: BTreeMap<String, usize>,
 }
 
 impl Slots {
@@ -154,7 +202,7 @@ pub struct Observed {
     /// Who we are to ledgers.
     pub owner: Owner,
     /// The appliance.
-    pub site: Site,
+    pub appliance: ApplianceState,
     /// The VM.
     pub source: Result<Source, Trouble>,
     /// The ledger.
@@ -173,8 +221,8 @@ pub struct Observed {
     pub cycles: Vec<CycleSeen>,
     /// The gateways.
     pub gateways: Vec<Gateway>,
-    /// The slots.
-    pub slots: Slots,
+    /// The slots; looked at only where a cycle asks for some.
+    pub slots: Option<Slots>,
     /// Blobs of the VM beside the ledger; looked for only when it is cleaned up.
     pub blobs: Result<usize, Trouble>,
 }
@@ -218,143 +266,19 @@ impl Observed {
         pod.is_some_and(|pod| pod.ready || self.now.duration_since(pod.since) < GATEWAY_PATIENCE)
     }
 
-    /// The ready gateway with the least to do.
+    /// The ready gateway with the least to do, as far as that was looked at.
     #[must_use]
     pub fn free_gateway(&self) -> Option<&Gateway> {
-        self.gateways.iter().filter(|gateway| gateway.ready).min_by_key(|gateway| (gateway.cycles, &gateway.name))
+        let cycles = |gateway: &Gateway| self.slots.as_ref().and_then(|slots| slots.busy.get(&gateway.name)).copied().unwrap_or_default();
+        self.gateways.iter().filter(|gateway| gateway.ready).min_by_key(|gateway| (cycles(gateway), &gateway.name))
     }
-}
 
-/// A disk to make, and the seed that it becomes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewSeed {
-    /// Which.
-    pub which: Which,
-    /// For so many bytes of the source.
-    pub capacity: u64,
-    /// True where a disk of the name stands that can't become the seed: it goes first.
-    pub replace: bool,
-}
-
-/// A disk that stands, and is to become a seed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadySeed {
-    /// The source's disk.
-    pub disk: DiskKey,
-    /// The managed disk.
-    pub id: ResourceId,
-    /// Azure's id of that very disk.
-    pub unique_id: String,
-    /// For so many bytes of the source.
-    pub capacity: u64,
-}
-
-/// The one thing that a pass does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing.
-    None,
-    /// Puts the finalizer on the object.
-    Hold,
-    /// Draws an incarnation and writes it to the status.
-    DrawIncarnation,
-    /// Takes the ledger of another owner.
-    TakeOver,
-    /// Makes managed disks.
-    MakeDisks(Vec<NewSeed>),
-    /// Grants, formats, and makes the first ledger.
-    CreateLedger(Vec<ReadySeed>),
-    /// Grants, formats, and exchanges these in the ledger.
-    Reseed(Vec<ReadySeed>),
-    /// Has the ledger forget these disks.
-    Retire(Vec<DiskKey>),
-    /// Deletes seed disks that were replaced.
-    SweepSeeds(Vec<ResourceId>),
-    /// Switches changed block tracking on.
-    SwitchTracking,
-    /// Claims a number above this one.
-    Claim(Cycle),
-    /// Makes the object of a cycle.
-    MakeCycle {
-        /// The cycle.
-        of: CycleId,
-        /// Who shall run it.
-        worker: Option<String>,
-    },
-    /// Gives a cycle to a gateway.
-    Assign {
-        /// The cycle's object.
-        cycle: String,
-        /// The pod.
-        worker: String,
-    },
-    /// Ends cycles before their time.
-    Cancel {
-        /// Their objects.
-        cycles: Vec<String>,
-        /// Why.
-        reason: Reason,
-    },
-    /// Grants write access, and writes the order or renews it.
-    WriteOrder(CycleId),
-    /// Takes back an order that nothing needs.
-    DropOrder,
-    /// A cycle is over on both sides: its order goes, its log is cleaned up, then its finalizer.
-    Close {
-        /// The cycle's object.
-        cycle: String,
-        /// Whether the order is its.
-        order: bool,
-    },
-    /// Removes snapshots of ours that no cycle needs.
-    ReleaseSnapshots,
-    /// Removes what is left of a replica, all that can be reached.
-    CleanUp(Vec<Remains>),
-    /// Stopped and clean: the status forgets the replica.
-    Forget,
-    /// Nothing is left, or it is given up: the finalizers go.
-    LetGo,
-    /// Deletes the objects of old cycles.
-    Prune(Vec<String>),
-}
-
-/// What is left of a replica, in the order in which it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remains {
-    /// Snapshots of ours.
-    Snapshots,
-    /// The order.
-    Order,
-    /// Seed disks.
-    Seeds(Vec<ResourceId>),
-    /// The log.
-    Log,
-    /// The ledger.
-    Ledger,
+    /// True where the order that stands is a cycle's.
+    #[must_use]
+    pub fn is_ordered(&self, cycle: &CycleSeen) -> bool {
+        matches!(&self.order, Ok(Some(order)) if Some(order.of) == cycle.id())
+    }
 }
 
 /// The last cycle that ended, and failures since the last success.
 pub type History = (Option<LastCycle>, u32);
-
-/// What follows from what was seen.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Decision {
-    /// What to do.
-    pub step: Step,
-    /// What is so.
-    pub findings: Vec<Finding>,
-    /// What a due cycle waits for.
-    pub waiting: Option<WaitingFor>,
-    /// When the next cycle is due.
-    pub next_cycle: Option<Timestamp>,
-    /// The last cycle that ended, and failures since the last success.
-    pub history: History,
-    /// After how long to look again.
-    pub wake: Duration,
-}
-
-/// A wait in words.
-#[must_use]
-pub fn waits_for(reason: Reason, resource: Option<String>) -> WaitingFor {
-    WaitingFor { reason: reason.into(), resource, ..WaitingFor::default() }
-}

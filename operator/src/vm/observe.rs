@@ -26,15 +26,14 @@ use uuid::Uuid;
 use vsphere::{MoRef, preflight::KnownDisk};
 
 use super::{
-    decide,
-    model::{CycleSeen, Gateway, Observed, OrderSeen, Site as Stage, Slots, Source},
-    slots::slots,
+    model::{ApplianceState, CycleSeen, Gateway, Observed, OrderSeen, Slots, Source},
+    slots,
     source::{self, Asked, Known},
 };
 use crate::{
-    appliance::{pods::Component, site::Site, takes_slots},
+    appliance::{pods::Component, site::Site},
     context::Context,
-    cycle::mirror,
+    pass::SOON,
     roles,
     seeds::Which,
     trouble::Trouble,
@@ -50,21 +49,15 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     let appliance_name = object.spec.appliance_ref.name.clone();
     let appliance = Api::<Appliance>::namespaced(context.client.clone(), &namespace).get_opt(&appliance_name).await?;
     let site = context.sites.get(&namespace, &appliance_name);
-    // Before the cycles: of one that begins meanwhile the VM waits, or its cycle runs, and not neither.
-    let vms = context.all_vms();
-    let all = Api::<ReplicationCycle>::namespaced(context.client.clone(), &namespace)
-        .list(&ListParams::default().labels(&format!("{}={appliance_name}", names::APPLIANCE_LABEL)))
-        .await?
-        .items;
-    let mut own: Vec<ReplicationCycle> = all.iter().filter(|cycle| cycle.spec.vm_ref.name == name).cloned().collect();
+    let mut own = cycles(context, &namespace, names::VM_LABEL, &name).await?;
     own.sort_by_key(|cycle| (cycle.metadata.creation_timestamp.clone().map(|time| time.0), cycle.spec.cycle));
-    let gateways = gateways(context, &namespace, &appliance_name, &all).await?;
-    let stage = stage(appliance.as_ref(), site.as_deref());
+    let gateways = gateways(context, &namespace, &appliance_name).await?;
+    let state = state(appliance.as_ref(), site.as_deref());
     let blank = |why: Trouble, object: ReplicatedVM, own: Vec<ReplicationCycle>| Observed {
         now: context.clock.now(),
         object: Arc::new(object),
         owner: owner.clone(),
-        site: stage.clone(),
+        appliance: state.clone(),
         source: Err(why.clone()),
         ledger: Err(why.clone()),
         disks: Err(why.clone()),
@@ -74,7 +67,7 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         order: Err(why.clone()),
         cycles: own.into_iter().map(|cycle| CycleSeen { object: Arc::new(cycle), state: None, readable: false, proof: None }).collect(),
         gateways: gateways.clone(),
-        slots: Slots::default(),
+        slots: None,
         blobs: Err(why),
     };
     let (Some(appliance), Some(site)) = (appliance, site) else {
@@ -112,7 +105,6 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         None if cleaning => count_blobs(&steward, id).await,
         _ => Ok(0),
     };
-    let slots = slots(&vms, &appliance, &all, &name);
     let mut cycles = Vec::new();
     for cycle in own {
         cycles.push(match &silent {
@@ -124,7 +116,7 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         now: context.clock.now(),
         object: Arc::new(object),
         owner,
-        site: stage,
+        appliance: state,
         source,
         ledger,
         disks,
@@ -134,41 +126,61 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         order,
         cycles,
         gateways,
-        slots,
+        slots: None,
         blobs: left,
     })
 }
 
-fn stage(appliance: Option<&Appliance>, site: Option<&Site>) -> Stage {
-    let Some(appliance) = appliance else { return Stage::Missing };
-    let Some(site) = site else { return Stage::Unbuilt(Trouble::new(Reason::NotChecked, "it is looked at first")) };
+/// Whether the appliance can be worked with.
+fn state(appliance: Option<&Appliance>, site: Option<&Site>) -> ApplianceState {
+    let Some(appliance) = appliance else { return ApplianceState::Missing };
+    let Some(site) = site else { return ApplianceState::Unbuilt(Trouble::new(Reason::NotChecked, "it is looked at first")) };
     if let Err(trouble) = site.steward() {
-        return Stage::Unbuilt(trouble);
+        return ApplianceState::Unbuilt(trouble);
     }
     let conditions = appliance.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     match conditions::get(conditions, ConditionType::Ready) {
-        Some(_) if conditions::is(conditions, ConditionType::Ready, Status::True) => Stage::Ready,
-        Some(condition) => Stage::NotReady(condition.message.clone()),
-        None => Stage::NotReady("it was not looked at yet".to_owned()),
+        Some(_) if conditions::is(conditions, ConditionType::Ready, Status::True) => ApplianceState::Ready,
+        Some(condition) => ApplianceState::NotReady(condition.message.clone()),
+        None => ApplianceState::NotReady("it was not looked at yet".to_owned()),
     }
 }
 
-/// The gateways of an appliance, and how many cycles each has.
-async fn gateways(context: &Context, namespace: &str, appliance: &str, cycles: &[ReplicationCycle]) -> Result<Vec<Gateway>, Trouble> {
-    let labels = format!("{}={appliance},{}={}", names::APPLIANCE_LABEL, names::COMPONENT_LABEL, Component::Gateway.word());
-    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace).list(&ListParams::default().labels(&labels)).await?;
-    Ok(pods.items.iter().map(|pod| gateway(pod, cycles)).collect())
+/// The cycles that have this value of a label.
+async fn cycles(context: &Context, namespace: &str, label: &str, value: &str) -> Result<Vec<ReplicationCycle>, Trouble> {
+    let api = Api::<ReplicationCycle>::namespaced(context.client.clone(), namespace);
+    Ok(api.list(&ListParams::default().labels(&format!("{label}={value}"))).await?.items)
 }
 
-fn gateway(pod: &Pod, cycles: &[ReplicationCycle]) -> Gateway {
+/// The slots of the appliance as they are now. Only a cycle that asks for some has them looked at: it takes all cycles of the appliance.
+///
+/// # Errors
+/// Where the apiserver does not answer, or the appliance is gone.
+pub async fn slots(context: &Context, object: &ReplicatedVM) -> Result<Slots, Trouble> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), &object.spec.appliance_ref.name);
+    // Before the cycles: of one that begins meanwhile the VM waits, or its cycle runs, and not neither.
+    let vms = context.all_vms();
+    let appliance = Api::<Appliance>::namespaced(context.client.clone(), &namespace).get_opt(name).await?;
+    let appliance = appliance.ok_or_else(|| Trouble::new(Reason::ApplianceMissing, "the appliance is not there"))?;
+    let all = cycles(context, &namespace, names::APPLIANCE_LABEL, name).await?;
+    Ok(slots::slots(&vms, &appliance, &all, &object.name_any()))
+}
+
+/// The gateways of an appliance.
+async fn gateways(context: &Context, namespace: &str, appliance: &str) -> Result<Vec<Gateway>, Trouble> {
+    let labels = format!("{}={appliance},{}={}", names::APPLIANCE_LABEL, names::COMPONENT_LABEL, Component::Gateway.word());
+    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace).list(&ListParams::default().labels(&labels)).await?;
+    Ok(pods.items.iter().map(gateway).collect())
+}
+
+fn gateway(pod: &Pod) -> Gateway {
     let name = pod.name_any();
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
     // One that is told to stop takes nothing new.
-    let is_ready = ready.is_some_and(|condition| condition.status == "True") && pod.metadata.deletion_timestamp.is_none();
+    let is_ready = ready.is_some_and(|condition| condition.status == Status::True.as_str()) && pod.metadata.deletion_timestamp.is_none();
     let since = ready.and_then(|condition| condition.last_transition_time.clone()).or_else(|| pod.metadata.creation_timestamp.clone());
-    let cycles = cycles.iter().filter(|cycle| cycle.spec.worker.as_deref() == Some(&name) && takes_slots(cycle)).count();
-    Gateway { name, ready: is_ready, since: since.map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0), cycles }
+    Gateway { name, ready: is_ready, since: since.map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0) }
 }
 
 async fn look_at_source(
@@ -183,7 +195,7 @@ async fn look_at_source(
     if !inventory.complete() {
         return Err(match &inventory.trouble {
             Some(verdict) => verdict.clone().into(),
-            None => Trouble { again: Some(decide::SOON), ..Trouble::new(Reason::NotChecked, "vCenter's inventory is being read") },
+            None => Trouble { again: Some(SOON), ..Trouble::new(Reason::NotChecked, "vCenter's inventory is being read") },
         });
     }
     let identity = appliance.status.as_ref().and_then(|status| status.vcenter.as_ref());
@@ -284,7 +296,7 @@ async fn managed_disks(
     ledger: Option<&Ledger>,
 ) -> Result<Vec<Disk>, Trouble> {
     let arm = &site.target.as_ref().map_err(Clone::clone)?.arm;
-    let (subscription, group) = (&site.spec.azure.subscription_id, group(site, object));
+    let (subscription, group) = (&site.spec.azure.subscription_id, site.group(object));
     let listed = match context.disks.list(context, arm, subscription, &group).await {
         Ok(listed) => listed,
         Err(error) => return Err(roles::pending(arm, subscription, &group, error.into()).await),
@@ -300,15 +312,9 @@ async fn managed_disks(
     Ok(disks)
 }
 
-/// The resource group of seed disks that are made now.
-#[must_use]
-pub fn group(site: &Site, object: &ReplicatedVM) -> String {
-    object.spec.target.resource_group.clone().unwrap_or_else(|| site.spec.azure.resource_group.clone())
-}
-
 async fn look_at_cycle(steward: &Steward, cycle: ReplicationCycle, ledger: Option<&Ledger>) -> CycleSeen {
     let mut seen = CycleSeen { object: Arc::new(cycle), state: None, readable: true, proof: None };
-    let Some(of) = mirror::id(&seen.object).filter(|_| decide::is_held(&seen)) else { return seen };
+    let Some(of) = seen.id().filter(|_| seen.is_held()) else { return seen };
     let (store, keys) = (steward.store.as_ref(), &steward.keys);
     match document::read::<State>(store, keys, &blobs::state(of)).await {
         Ok(state) => seen.state = state.map(|(state, _)| state),

@@ -17,18 +17,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use super::{
-    decide::{Pass, SOON, decide},
-    model::{Observed, Site, SourceDisk, Step},
+    look::Pass,
+    model::{ApplianceState, Observed, SourceDisk},
     status::status,
-    test_support::{CAPACITY, at, clean, done, later, ledger, mirrored, seed_disk, state, transferring},
+    step::Step,
+    test_support::{CAPACITY, at, clean, decide, done, later, ledger, mirrored, seed_disk, state, transferring},
 };
 use crate::{
     admission::{Candidate, Holder},
+    pass::SOON,
     trouble::Trouble,
 };
 
 fn said(seen: &Observed) -> ReplicatedVMStatus {
-    status(&Pass::new(seen), &decide(seen))
+    status(&Pass::new(seen.clone()), &decide(seen))
 }
 
 fn reason(status: &ReplicatedVMStatus, of: C) -> (String, String) {
@@ -85,7 +87,7 @@ fn what_passes_by_itself_is_waited_for_and_counts_as_no_failure() {
             let said = said(&seen);
             assert_eq!(reason(&said, C::Replicating), ("False".into(), busy.to_string()));
             assert_eq!(said.waiting_for.map(|wait| wait.reason), Some(busy.to_string()));
-            assert_eq!((said.failures, decision.history.1), (None, 0));
+            assert_eq!((said.failures, Pass::new(seen.clone()).history.1), (None, 0));
         }
         seen.source.as_mut().unwrap().busy = None;
         assert_eq!(decide(&seen).step, Step::Claim(Cycle(4)));
@@ -118,7 +120,7 @@ fn a_snapshot_that_nobody_needs_goes_though_something_else_is_in_the_way() {
     let mut stray = settled(3);
     stray.source.as_mut().unwrap().snapshots.insert(Cycle(4), "hawser-4".into());
     let mut blocked = stray.clone();
-    blocked.site = Site::NotReady("a role is missing".into());
+    blocked.appliance = ApplianceState::NotReady("a role is missing".into());
     let mut lost = stray.clone();
     ledger(&mut lost).owner.cluster = "other".into();
     lost.due = Ok(None);
@@ -231,7 +233,7 @@ fn tracking_that_is_off_is_switched_on_between_cycles_and_never_under_one() {
 fn on_a_full_host(mut seen: Observed) -> Observed {
     let on = |host: &str, vm: &str, disks| Holder { vm: vm.into(), host: Some(host.into()), disks };
     seen.source.as_mut().unwrap().host = Some("esx-1".into());
-    seen.slots.holders = vec![on("esx-1", "db", 7), on("esx-2", "mail", 1)];
+    seen.slots.as_mut().unwrap().holders = vec![on("esx-1", "db", 7), on("esx-2", "mail", 1)];
     seen
 }
 
@@ -261,9 +263,9 @@ fn a_cycle_without_an_object_gets_it_only_where_there_are_slots() {
     assert_eq!(reason(&said(&seen), C::Replicating), ("False".into(), "HostFull".into()));
     // It had its turn when it was claimed: who waits is behind it.
     let mut room = seen.clone();
-    room.slots.holders.clear();
+    room.slots.as_mut().unwrap().holders.clear();
     let another = |n: i64| Candidate { vm: format!("w{n}"), host: Some("esx-1".into()), disks: 4, initial: true, since: at(-9999) };
-    room.slots.waiting = (0..9).map(another).collect();
+    room.slots.as_mut().unwrap().waiting = (0..9).map(another).collect();
     assert!(matches!(decide(&room).step, Step::MakeCycle { .. }));
     // While vCenter does not answer it is where it was.
     let mut blind = seen.clone();

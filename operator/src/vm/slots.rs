@@ -4,16 +4,19 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crds::{
     Appliance, ReplicatedVM, ReplicationCycle,
+    conditions::{ConditionType as C, Finding},
     reasons::Reason,
     replicated_vm::{Replication, WaitingFor},
 };
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::{decide, model::Slots};
+use super::model::{Observed, Slots};
 use crate::{
-    admission::{Candidate, Holder, Limits},
-    appliance::takes_slots,
+    admission::{Admission, Candidate, Holder, Limits, Resource, admit},
+    cycle::takes_slots,
+    due::due_by,
+    pass::waits_for,
 };
 
 /// The slots of an appliance as all but `me` leave them. Hosts are those that VMs' own passes have seen last: what vCenter tells of a vMotion has
@@ -41,7 +44,36 @@ pub fn slots(vms: &[Arc<ReplicatedVM>], appliance: &Appliance, cycles: &[Replica
         appliance: usize::try_from(limits.parallel_disks).unwrap_or(1),
         host: usize::try_from(limits.disks_per_host).unwrap_or(1),
     };
-    Slots { holders, waiting, limits }
+    let mut busy = BTreeMap::new();
+    for worker in cycles.iter().filter(|cycle| takes_slots(cycle)).filter_map(|cycle| cycle.spec.worker.clone()) {
+        *busy.entry(worker).or_default() += 1;
+    }
+    Slots { holders, waiting, limits, busy }
+}
+
+/// What a cycle that is due since then waits for, where it lacks disk slots.
+#[must_use]
+pub fn lacks_slots(seen: &Observed, slots: &Slots, due: Timestamp) -> Option<(Finding, WaitingFor)> {
+    let ledger = seen.ours();
+    let me = Candidate {
+        vm: seen.name().to_owned(),
+        host: seen.source.as_ref().ok().and_then(|source| source.host.clone()).or_else(|| host(&seen.object)),
+        disks: ledger.map_or(0, |ledger| ledger.seeds.len()),
+        initial: ledger.is_none_or(|ledger| ledger.recovery_point.is_none()),
+        since: since(&seen.object, due),
+    };
+    let Admission::Full { of, used, total, holders, position } = admit(&me, &slots.holders, &slots.waiting, slots.limits) else {
+        return None;
+    };
+    let (reason, what, name) = match of {
+        Resource::Appliance => (Reason::ApplianceFull, "appliance", seen.object.spec.appliance_ref.name.clone()),
+        Resource::Host(name) => (Reason::HostFull, "host", name),
+    };
+    let message = format!("{used} of {total} disk slots of the {what} {name} are taken; place {position} in the queue");
+    let count = |count: usize| i64::try_from(count).ok();
+    let waiting =
+        WaitingFor { used: count(used), capacity: count(total), holders, position: count(position), ..waits_for(reason, Some(name)) };
+    Some((Finding::fails(C::Replicating, reason, message), waiting))
 }
 
 /// True for one that said so last. It no longer does where it goes: cleaning up may take long, and its status is written afterwards.
@@ -57,9 +89,9 @@ fn candidate(vm: &ReplicatedVM) -> Candidate {
     let status = vm.status.clone().unwrap_or_default();
     let disks = status.disks.iter().filter(|disk| !disk.excluded).count();
     let initial = status.recovery_point.is_none();
-    let history = (status.last_cycle, status.failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default());
+    let failures = status.failures.and_then(|count| u32::try_from(count).ok()).unwrap_or_default();
     let done = status.last_sync_now.as_ref();
-    let due = decide::due_by(&vm.spec, vm.metadata.uid.as_deref(), done, !initial, &history);
+    let due = due_by(&vm.spec, vm.metadata.uid.as_deref(), done, !initial, status.last_cycle.as_ref(), failures);
     Candidate { vm: vm.name_any(), host: host(vm), disks, initial, since: since(vm, due) }
 }
 

@@ -6,7 +6,7 @@ use blocklog::ids::DiskKey;
 use crds::{
     ReplicatedVMStatus,
     concerns::Severity,
-    conditions::{self, ConditionType as C, Finding, Kind, Status},
+    conditions::{self, ConditionType as C, Finding, Kind},
     reasons::Reason,
     replicated_vm::{Baseline, Concern, DiskStatus, Phase, Progress, RecoveryPoint, Replication, SeedDisk, VmIdentity},
     replication_cycle::{DiskMode, SourceDisk},
@@ -14,11 +14,14 @@ use crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    decide::{Pass, SYNC_NOW},
-    model::{Decision, Observed, Source, Step},
+    look::Pass,
+    model::{Observed, Source},
+    step::{Decision, Step},
 };
 use crate::{
-    cycle::mirror::{self, bytes, seconds},
+    cycle::SYNC_NOW,
+    objects::{bytes, seconds, status_of},
+    pass,
     seeds::Which,
 };
 
@@ -27,13 +30,13 @@ const CAUSES: [C; 5] = [C::SourceFound, C::LedgerOwned, C::PreflightPassed, C::S
 
 /// The status to write.
 #[must_use]
-pub fn status(pass: &Pass<'_>, decision: &Decision) -> ReplicatedVMStatus {
-    let seen = pass.seen;
+pub fn status(pass: &Pass, decision: &Decision) -> ReplicatedVMStatus {
+    let seen = &pass.seen;
     let old = seen.object.status.clone().unwrap_or_default();
     let ledger = seen.ours();
     let source = seen.source.as_ref().ok();
     let forgets = decision.step == Step::Forget;
-    let (last_cycle, failures) = decision.history.clone();
+    let (last_cycle, failures) = pass.history.clone();
     let current = pass.open().map(|(cycle, mirrored)| (cycle, mirrored, cycle.object.metadata.name.clone())).last();
     let running = current.as_ref().filter(|(_, mirrored, _)| !mirrored.over);
     let progress: Option<Progress> = running.and_then(|(_, mirrored, _)| mirrored.status.source.as_ref()?.progress.clone());
@@ -79,7 +82,7 @@ pub fn status(pass: &Pass<'_>, decision: &Decision) -> ReplicatedVMStatus {
     status
 }
 
-fn current_runs(pass: &Pass<'_>) -> bool {
+fn current_runs(pass: &Pass) -> bool {
     pass.open().any(|(_, mirrored)| !mirrored.over)
 }
 
@@ -107,7 +110,7 @@ fn conditions(seen: &Observed, old: &ReplicatedVMStatus, decision: &Decision) ->
             // Only of an object that is cleaned up, or was; only of a recovery point whose VM was off.
             _ if matches!(of, C::CleanedUp | C::Final) => {}
             Some(condition) => findings.extend(kept(*of, condition)),
-            None if CAUSES.contains(of) => findings.push(Finding::open(*of, Reason::NotChecked, "")),
+            None if CAUSES.contains(of) => findings.push(Finding::open(*of, Reason::NotChecked, "it was not looked at yet")),
             None => {}
         }
     }
@@ -119,26 +122,18 @@ fn conditions(seen: &Observed, old: &ReplicatedVMStatus, decision: &Decision) ->
 }
 
 fn kept(of: C, condition: &Condition) -> Option<Finding> {
-    let status = match condition.status.as_str() {
-        "True" => Status::True,
-        "False" => Status::False,
-        _ => Status::Unknown,
-    };
-    Some(Finding { of, status, reason: Reason::from_word(&condition.reason)?, message: condition.message.clone() })
+    Some(Finding {
+        of,
+        status: status_of(&condition.status),
+        reason: Reason::from_word(&condition.reason)?,
+        message: condition.message.clone(),
+    })
 }
 
-/// `Ready` repeats the first cause that does not hold.
+/// `Ready` where all is well says what the cycles do.
 fn ready(findings: &[Finding]) -> Finding {
-    let last = |of: &C| findings.iter().rev().find(|finding| finding.of == *of);
-    // What was found to be wrong comes before what is not known yet.
-    let wrong = CAUSES.iter().filter_map(last).find(|finding| finding.status == Status::False);
-    let open = || CAUSES.iter().filter_map(last).find(|finding| finding.status == Status::Unknown);
-    match wrong.or_else(open) {
-        Some(finding) => Finding { of: C::Ready, ..finding.clone() },
-        None => {
-            Finding::holds(C::Ready, Reason::AsExpected, last(&C::Replicating).map(|finding| finding.message.clone()).unwrap_or_default())
-        }
-    }
+    let replicating = findings.iter().rev().find(|finding| finding.of == C::Replicating);
+    pass::ready(&CAUSES, findings, replicating.map(|finding| finding.message.clone()).unwrap_or_default())
 }
 
 /// Disks that the VM has no more and whose seeds stand: told for as long as they do.
@@ -207,7 +202,7 @@ fn tracked(seen: &Observed) -> Option<Finding> {
         None if whole().next().is_some() => {
             Finding::open(C::ChangesTracked, Reason::NoBaseline, "there is nothing yet that a delta could start from")
         }
-        None => Finding::holds(C::ChangesTracked, Reason::AsExpected, ""),
+        None => Finding::holds(C::ChangesTracked, Reason::AsExpected, format!("{name} sends what vCenter says has changed")),
     })
 }
 
@@ -215,7 +210,7 @@ fn tracked(seen: &Observed) -> Option<Finding> {
 fn last_word(seen: &Observed, old: &[Condition]) -> Option<Finding> {
     let Ok(source) = &seen.source else { return kept(C::Final, conditions::get(old, C::Final)?) };
     let point = seen.ours()?.recovery_point.as_ref()?.cycle;
-    let of_point = seen.cycles.iter().find(|cycle| mirror::id(&cycle.object).is_some_and(|id| id.cycle == point))?;
+    let of_point = seen.cycles.iter().find(|cycle| cycle.id().is_some_and(|id| id.cycle == point))?;
     let was_off = of_point.object.status.as_ref()?.source.as_ref()?.snapshot.as_ref()?.powered_off?;
     let power = source.power?;
     was_off.then(|| match power {

@@ -24,8 +24,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::model::{CycleSeen, Gateway, Observed, OrderSeen, Site, Slots, Source, SourceDisk, Step};
-use crate::{admission::Limits, cycle::mirror, seeds::Which};
+use super::{
+    look::Pass,
+    model::{ApplianceState, CycleSeen, Gateway, Observed, OrderSeen, Slots, Source, SourceDisk},
+    step::{Decision, Remains, Step},
+};
+use crate::{admission::Limits, seeds::Which};
 
 pub const CAPACITY: u64 = 64 << 20;
 
@@ -83,7 +87,7 @@ pub(crate) fn fresh() -> Observed {
         now: at(0),
         object: Arc::new(object(json!({}))),
         owner: owner(),
-        site: Site::Ready,
+        appliance: ApplianceState::Ready,
         source: Ok(Source {
             id: vm_id(),
             mo_ref: "vm-1".into(),
@@ -107,8 +111,8 @@ pub(crate) fn fresh() -> Observed {
         setback: None,
         order: Ok(None),
         cycles: Vec::new(),
-        gateways: vec![Gateway { name: "gw-1".into(), ready: true, since: at(-9999), cycles: 0 }],
-        slots: Slots { limits: Limits { appliance: 10, host: 8 }, ..Slots::default() },
+        gateways: vec![Gateway { name: "gw-1".into(), ready: true, since: at(-9999) }],
+        slots: Some(Slots { limits: Limits { appliance: 10, host: 8 }, ..Slots::default() }),
         blobs: Ok(0),
     }
 }
@@ -227,6 +231,13 @@ pub(crate) fn transferred(mut seen: Observed, number: u64) -> Observed {
     seen
 }
 
+/// What is decided over what was seen. Whatever it is, each condition says in words what is so.
+pub(crate) fn decide(seen: &Observed) -> Decision {
+    let decision = super::decide::decide(&Pass::new(seen.clone()));
+    assert!(decision.findings.iter().all(|finding| !finding.message.is_empty()), "{:?}", decision.findings);
+    decision
+}
+
 /// What a step has done by the next look, as far as the decision can see it.
 pub fn done(mut seen: Observed, step: &Step) -> Observed {
     match step {
@@ -282,7 +293,7 @@ pub fn done(mut seen: Observed, step: &Step) -> Observed {
             let seeds = all.iter().take(written).map(|(disk, seed)| (*disk, seed.unique_id.clone())).collect();
             seen.order = Ok(Some(OrderSeen { of: *of, seeds }));
             let now = seen.now;
-            for cycle in seen.cycles.iter_mut().filter(|cycle| mirror::id(&cycle.object) == Some(*of)) {
+            for cycle in seen.cycles.iter_mut().filter(|cycle| cycle.id() == Some(*of)) {
                 let status = Arc::make_mut(&mut cycle.object).status.get_or_insert_default();
                 status.target = Some(TargetStatus { ordered: Some(Time(now)), ..status.target.clone().unwrap_or_default() });
             }
@@ -299,7 +310,6 @@ pub fn done(mut seen: Observed, step: &Step) -> Observed {
         }
         Step::ReleaseSnapshots => release(&mut seen),
         Step::CleanUp(remains) => {
-            use super::model::Remains;
             for remain in remains {
                 match remain {
                     Remains::Snapshots => release(&mut seen),
@@ -321,7 +331,7 @@ pub fn done(mut seen: Observed, step: &Step) -> Observed {
             let above = next.begun;
             (seen.ledger, seen.due) = (Ok(Some(next)), Ok(Some(Due::New { above })));
         }
-        Step::None | Step::LetGo => {}
+        Step::None | Step::LookAtSlots | Step::LetGo => {}
     }
     seen
 }
@@ -338,7 +348,7 @@ pub(crate) fn edit(seen: &mut Observed, name: &str, change: impl FnOnce(&mut Rep
 
 /// What the passes of before have said of cycles stands in their objects.
 pub(crate) fn mirrored(mut seen: Observed) -> Observed {
-    let statuses: Vec<_> = super::decide::Pass::new(&seen).mirrored.into_iter().map(|mirrored| mirrored.status).collect();
+    let statuses: Vec<_> = Pass::new(seen.clone()).mirrored.into_iter().map(|mirrored| mirrored.status).collect();
     for (cycle, status) in seen.cycles.iter_mut().zip(statuses) {
         Arc::make_mut(&mut cycle.object).status = Some(status);
     }

@@ -3,7 +3,7 @@ use crds::replication_cycle::SnapshotState;
 
 use super::*;
 use crate::vm::{
-    decide::Pass,
+    look::Pass,
     model::Observed,
     test_support::{
         begin, clean, edit, gateway_says, ledger, make_clean, mirrored, released, seeded, sent, state, transferred, transferring,
@@ -11,7 +11,7 @@ use crate::vm::{
 };
 
 fn phase(seen: &Observed) -> (Status, Reason, CyclePhase) {
-    let pass = Pass::new(seen);
+    let pass = Pass::new(seen.clone());
     let one = pass.mirrored.last().unwrap();
     (one.applied.status, one.applied.reason, one.status.phase.unwrap())
 }
@@ -26,7 +26,7 @@ fn a_cycle_from_its_beginning_to_its_end() {
     assert_eq!(phase(&seen), (Status::Unknown, Reason::Applying, CyclePhase::Applying));
     make_clean(&mut seen, 1);
     assert_eq!(phase(&seen), (Status::True, Reason::AsExpected, CyclePhase::Succeeded));
-    let pass = Pass::new(&seen);
+    let pass = Pass::new(seen.clone());
     let last = pass.history.0.clone().unwrap();
     assert!(last.succeeded && last.kind == CycleKind::Initial && pass.history.1 == 0);
 }
@@ -48,7 +48,7 @@ fn why_a_cycle_is_not_applied() {
         change(&mut seen);
         let (status, reason, phase) = phase(&seen);
         assert_eq!(status, Status::False);
-        let pass = Pass::new(&seen);
+        let pass = Pass::new(seen.clone());
         assert_eq!(pass.mirrored[0].status.failure.as_ref().unwrap().reason, reason.as_str());
         (reason, phase)
     };
@@ -109,7 +109,7 @@ fn the_same_look_says_the_same() {
 }
 
 fn seen_cycle(seen: &Observed) -> Cycle {
-    id(&seen.cycles[0].object).unwrap().cycle
+    seen.cycles[0].id().unwrap().cycle
 }
 
 fn setback(seen: &Observed, number: u64, reason: &str) -> Setback {
@@ -136,7 +136,7 @@ fn a_cycle_that_is_given_up_has_failed_for_that_reason_and_stays_so() {
         seen.given_up = vec![gone(&seen, 2)];
         let failed = (Status::False, Reason::BlobDamaged, CyclePhase::Failed);
         assert_eq!(phase(&seen), failed);
-        let told = |seen: &Observed| Pass::new(seen).mirrored[0].status.failure.clone().unwrap();
+        let told = |seen: &Observed| Pass::new(seen.clone()).mirrored[0].status.failure.clone().unwrap();
         assert_eq!((told(&seen).disk, told(&seen).reason.as_str()), (Some(2000), "BlobDamaged"));
         assert!(told(&seen).message.starts_with("a segment is damaged"));
         // What said so is cleaned up, or can't be read any more.
@@ -169,7 +169,7 @@ fn what_an_applier_tries_in_vain_is_said_while_it_is_tried() {
         assert_eq!(phase(&seen), quiet, "of an older cycle it says nothing");
         seen.setback = Some(setback(&seen, 2, "ReplicaUnreachable"));
         assert_eq!(phase(&seen), (Status::Unknown, Reason::ReplicaUnreachable, CyclePhase::Applying));
-        let message = Pass::new(&seen).mirrored[0].applied.message.clone();
+        let message = Pass::new(seen.clone()).mirrored[0].applied.message.clone();
         assert!(message.starts_with("why (tried 3 times in vain from 2023-11-14"), "{message}");
         // It passes.
         make_clean(&mut seen, 2);
@@ -187,7 +187,7 @@ fn an_order_that_nobody_takes_up_is_told_after_a_while() {
     assert_eq!(phase(&seen).1, Reason::Applying);
     seen.now += UNTAKEN;
     assert_eq!(phase(&seen), (Status::Unknown, Reason::Pending, CyclePhase::Applying));
-    assert!(Pass::new(&seen).mirrored[0].applied.message.contains("no applier has begun"));
+    assert!(Pass::new(seen.clone()).mirrored[0].applied.message.contains("no applier has begun"));
     begin(&mut seen, 2);
     assert_eq!(phase(&seen).1, Reason::Applying);
 }

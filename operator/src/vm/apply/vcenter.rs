@@ -15,13 +15,13 @@ use vsphere::{
     tracking,
 };
 
-use super::{Deed, Outcome};
+use super::{Outcome, StepContext};
 use crate::trouble::{Trouble, reason_of};
 
 /// How long a pass waits for what vCenter does.
 const AT_VCENTER: Duration = Duration::from_secs(30);
 
-impl Deed<'_> {
+impl StepContext<'_> {
     /// Has something done at the VM. What lasts longer than a pass may goes on at vCenter, and the next pass takes it up where it stands: so
     /// it is told what is waited for, and a person is heard.
     async fn at_vcenter<T, F>(&self, owner: &Owner, what: &str, work: impl FnOnce(Control) -> F) -> Result<T, Trouble>
@@ -70,7 +70,7 @@ impl Deed<'_> {
     pub(super) async fn release_snapshots(&self) -> Result<Outcome, Trouble> {
         // Those of the owner before are ours to remove once his replica is.
         let former = self.seen.source.as_ref().ok().and_then(|source| source.left_by.as_ref()).filter(|_| self.seen.ours().is_some());
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         for owner in [Some(&self.seen.owner), former].into_iter().flatten() {
             let removed = self.at_vcenter(owner, "a snapshot is being removed", |control| async move {
                 let mut removed = Vec::new();
@@ -82,8 +82,8 @@ impl Deed<'_> {
                 control.settle().await?;
                 Ok(removed)
             });
-            told.extend(removed.await?);
+            events.extend(removed.await?);
         }
-        Ok(Outcome { told, ..Outcome::default() })
+        Ok(Outcome { events, ..Outcome::default() })
     }
 }

@@ -2,24 +2,29 @@ use std::sync::Arc;
 
 use blocklog::{
     cycle::Phase,
-    ids::{Cycle, Owner},
+    ids::{Cycle, DiskKey, Owner},
     steward::Due,
 };
 use crds::{
+    concerns::Severity,
     conditions::{ConditionType as C, Finding, Status},
     names,
     reasons::Reason,
-    replicated_vm::{Concern, LastCycle},
+    replicated_vm::{Concern, CycleKind, LastCycle, Replication},
     replication_cycle::SnapshotState,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::*;
 use crate::{
     admission::Holder,
+    cycle::SYNC_NOW,
+    pass::IDLE,
+    trouble::Trouble,
     vm::{
-        model::{Gateway, Remains},
+        look::Pass,
+        model::*,
+        step::*,
         test_support::{ledger, *},
     },
 };
@@ -112,11 +117,13 @@ fn a_wait_has_a_reason() {
         cases.push((what, seen, of, expected));
     };
     let trouble = |reason| Trouble::new(reason, "why");
-    case("no appliance", C::Replicating, (Status::False, Reason::ApplianceMissing), &|seen| seen.site = Site::Missing);
+    case("no appliance", C::Replicating, (Status::False, Reason::ApplianceMissing), &|seen| seen.appliance = ApplianceState::Missing);
     case("no Secret", C::Replicating, (Status::False, Reason::ApplianceNotReady), &|seen| {
-        seen.site = Site::Unbuilt(trouble(Reason::CredentialsMissing));
+        seen.appliance = ApplianceState::Unbuilt(trouble(Reason::CredentialsMissing));
     });
-    case("no role", C::Replicating, (Status::False, Reason::ApplianceNotReady), &|seen| seen.site = Site::NotReady("why".into()));
+    case("no role", C::Replicating, (Status::False, Reason::ApplianceNotReady), &|seen| {
+        seen.appliance = ApplianceState::NotReady("why".into())
+    });
     case("no VM", C::SourceFound, (Status::False, Reason::VmNotFound), &|seen| seen.source = Err(trouble(Reason::VmNotFound)));
     case("no log store", C::LedgerOwned, (Status::False, Reason::LogStoreUnreachable), &|seen| {
         seen.ledger = Err(trouble(Reason::LogStoreUnreachable));
@@ -137,7 +144,7 @@ fn a_wait_has_a_reason() {
     });
     case("no gateway", C::Replicating, (Status::False, Reason::PodsNotReady), &|seen| seen.gateways.clear());
     case("no slot", C::Replicating, (Status::False, Reason::ApplianceFull), &|seen| {
-        seen.slots.holders = vec![Holder { vm: "db".into(), host: None, disks: 9 }];
+        seen.slots.as_mut().unwrap().holders = vec![Holder { vm: "db".into(), host: None, disks: 9 }];
     });
     for (what, seen, of, expected) in cases {
         let decision = decide(&seen);
@@ -165,7 +172,7 @@ fn what_is_accepted_or_only_told_keeps_nothing_from_going_on() {
 #[test]
 fn a_full_appliance_says_who_has_its_slots() {
     let mut seen = clean(1);
-    seen.slots.holders = vec![Holder { vm: "db".into(), host: None, disks: 9 }];
+    seen.slots.as_mut().unwrap().holders = vec![Holder { vm: "db".into(), host: None, disks: 9 }];
     let waiting = decide(&seen).waiting.unwrap();
     assert_eq!((waiting.used, waiting.capacity, waiting.position), (Some(9), Some(10), Some(1)));
     assert_eq!((waiting.reason.as_str(), waiting.holders), ("ApplianceFull", vec!["db".to_owned()]));
@@ -218,7 +225,7 @@ fn a_cycle_is_due_by_its_interval_a_token_or_after_a_failures_wait() {
 fn a_gateway_that_is_gone_is_replaced_and_one_that_stumbles_is_waited_for() {
     let mut seen = transferring(clean(1), 2);
     assert_eq!(decide(&seen).step, Step::None);
-    let spare = Gateway { name: "gw-2".into(), ready: true, since: at(-9), cycles: 0 };
+    let spare = Gateway { name: "gw-2".into(), ready: true, since: at(-9) };
     seen.gateways.push(spare.clone());
     seen.gateways[0] = Gateway { ready: false, since: at(-59), ..seen.gateways[0].clone() };
     assert_eq!(decide(&seen).step, Step::None);
@@ -242,7 +249,7 @@ fn a_snapshot_is_released_whoever_takes_the_cycle_up() {
     edit(&mut seen, "web-2", |cycle| cycle.spec.worker = Some("gw-1".into()));
     let decision = decide(&seen);
     assert_eq!((decision.step.clone(), finding(&decision, C::Replicating)), (Step::None, (Status::True, Reason::PreviousCycleOpen)));
-    assert_eq!(decision.history.1, 1);
+    assert_eq!(Pass::new(seen.clone()).history.1, 1);
     edit(&mut seen, "web-2", |cycle| gateway_says(cycle, &[released()], SnapshotState::Released));
     assert_eq!(decide(&seen).step, Step::None, "what it came to is written first");
     assert_eq!(decide(&mirrored(seen)).step, Step::Close { cycle: "web-2".into(), order: false });
@@ -440,14 +447,14 @@ fn deletion_waits_for_the_gateway_and_not_for_one_that_is_gone() {
 
 #[test]
 fn deletion_of_what_never_began_hangs_on_nobody() {
-    for change in [Site::Missing, Site::Unbuilt(Trouble::new(Reason::CredentialsMissing, "")), Site::Ready] {
+    for change in [ApplianceState::Missing, ApplianceState::Unbuilt(Trouble::new(Reason::CredentialsMissing, "")), ApplianceState::Ready] {
         let mut seen = deleted(fresh());
-        seen.site = change;
+        seen.appliance = change;
         seen.ledger = Err(Trouble::new(Reason::LogStoreUnreachable, ""));
         assert_eq!(decide(&seen).step, Step::LetGo);
     }
     let mut seen = deleted(clean(1));
-    seen.site = Site::Missing;
+    seen.appliance = ApplianceState::Missing;
     let decision = decide(&seen);
     assert_eq!((decision.step.clone(), finding(&decision, C::CleanedUp)), (Step::None, (Status::False, Reason::ApplianceMissing)));
 }
@@ -504,7 +511,7 @@ fn what_cannot_be_read_changes_nothing_that_was_said() {
     seen.ledger = Err(Trouble::new(Reason::LogStoreUnreachable, "away"));
     seen.cycles[0].state = None;
     seen.cycles[0].readable = false;
-    let pass = Pass::new(&seen);
+    let pass = Pass::new(seen.clone());
     assert_eq!(pass.mirrored[0].applied.status, Status::Unknown);
     assert!(!pass.mirrored[0].over && before.is_some());
 }
@@ -577,8 +584,9 @@ fn a_cycle_that_is_given_up_is_closed_and_another_covers_its_ground() {
             assert!(matches!(seen.order, Ok(None)));
             let decision = decide(&seen);
             assert_eq!(finding(&decision, C::Replicating), (Status::False, Reason::BackOff));
-            let last = decision.history.0.clone().unwrap();
-            assert_eq!((last.succeeded, last.reason.as_deref(), decision.history.1), (false, Some(reason), 1));
+            let (last, failures) = Pass::new(seen.clone()).history;
+            let last = last.unwrap();
+            assert_eq!((last.succeeded, last.reason.as_deref(), failures), (false, Some(reason), 1));
             let wait = decision.next_cycle.unwrap().duration_since(seen.now);
             assert!(wait <= SignedDuration::from_mins(1), "{wait}");
             let (seen, steps) = run(later(seen, SignedDuration::from_mins(1)), 5);
@@ -596,4 +604,25 @@ fn a_cycle_that_is_given_up_still_waits_for_its_snapshot() {
     let seen = mirrored(seen);
     let decision = decide(&seen);
     assert_eq!((decision.step.clone(), finding(&decision, C::Replicating)), (Step::None, (Status::True, Reason::PreviousCycleOpen)));
+}
+
+#[test]
+fn slots_are_looked_at_only_where_a_cycle_asks_for_some() {
+    let asks = |mut seen: Observed| {
+        seen.slots = None;
+        decide(&seen).step == Step::LookAtSlots
+    };
+    assert!(asks(seeded()), "a first cycle");
+    let mut claimed = seeded();
+    claimed.due = Ok(Some(Due::Resume(state(&claimed, 1, Phase::Open))));
+    assert!(asks(claimed), "one that was claimed and has no object");
+    let mut orphaned = transferring(seeded(), 1);
+    edit(&mut orphaned, "web-1", |cycle| cycle.spec.worker = Some("gone".into()));
+    assert!(asks(orphaned), "another gateway, the one with the least to do");
+    for idle in [fresh(), transferring(seeded(), 1), transferred(seeded(), 1)] {
+        assert!(!asks(idle));
+    }
+    let mut waits = clean(1);
+    status(&mut waits).last_cycle = Some(last(true, CycleKind::Delta));
+    assert!(!asks(waits), "the next delta is not due");
 }

@@ -3,14 +3,11 @@ use crds::replicated_vm::Replication as R;
 use super::*;
 use crate::{
     trouble::Trouble,
-    vm::{
-        decide::decide,
-        test_support::{at, begin, clean, edit, fresh, ledger, make_clean, seeded, spec, transferred, transferring},
-    },
+    vm::test_support::{at, begin, clean, decide, edit, fresh, ledger, make_clean, seeded, spec, transferred, transferring},
 };
 
 fn said(seen: &Observed) -> ReplicatedVMStatus {
-    status(&Pass::new(seen), &decide(seen))
+    status(&Pass::new(seen.clone()), &decide(seen))
 }
 
 fn condition(status: &ReplicatedVMStatus, of: C) -> (String, String) {
