@@ -7,5 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod costs;
+mod faults;
 mod steps;
 mod support;

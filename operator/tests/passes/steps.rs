@@ -18,7 +18,9 @@ use kube::ResourceExt;
 use operator::{
     seeds::Which,
     vm::{
-        model::{Observed, Remains, Step},
+        model::Observed,
+        observe,
+        step::{Remains, Step},
         test_support::{self, done},
     },
 };
@@ -159,6 +161,7 @@ cases! {
     Step::Retire(_) => retire,
     Step::SweepSeeds(_) => sweep_seeds,
     Step::SwitchTracking => switch_tracking,
+    Step::LookAtSlots => look_at_slots,
     Step::Claim(_) => claim,
     Step::MakeCycle { .. } => make_cycle,
     Step::Assign { .. } => assign,
@@ -272,6 +275,16 @@ mod cases {
         world.vcenter.edit("vm-1", |machine| (machine.tracking, machine.tracked) = (false, false));
         let (_, step, _) = shows(&world, |step| *step == Step::SwitchTracking).await;
         assert_eq!(world.vcenter.snapshots("vm-1"), Vec::<String>::new(), "the one that made it work is gone");
+        step
+    }
+
+    pub async fn look_at_slots() -> Step {
+        let world = World::new().await;
+        let (mut before, step) = world.until(WEB, |step| *step == Step::LookAtSlots).await;
+        assert_eq!(View::of(&world.observe(WEB).await, &before), View::of(&done(before.clone(), &step), &before));
+        before.slots = Some(observe::slots(&world.context, &before.object).await.unwrap());
+        let next = crate::support::decided(&before);
+        assert!(matches!(next, Step::Claim(_)), "who has looked decides: {next:?}");
         step
     }
 

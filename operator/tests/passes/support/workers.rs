@@ -13,7 +13,7 @@ use blocklog::{
 };
 use crds::ReplicationCycle;
 use extents::ExtentSet;
-use operator::cycle::mirror;
+use operator::objects::{cycle_id, seconds};
 use serde_json::{Value, json};
 use vsphere::snapshot::Mark;
 
@@ -48,7 +48,7 @@ impl World {
 
     /// The gateway takes the snapshot of a cycle, and says so.
     pub async fn takes_snapshot(&self, cycle: &ReplicationCycle) {
-        let of = mirror::id(cycle).unwrap();
+        let of = cycle_id(cycle).unwrap();
         let mut state: State = self.read(&blobs::state(of)).await.unwrap();
         self.vcenter.take(&cycle.spec.vm.mo_ref, &self.mark(cycle, of));
         let change_ids = cycle.spec.disks.iter().map(|disk| (key(disk.key), Some(change_id(disk.key, of.cycle)))).collect();
@@ -59,7 +59,7 @@ impl World {
 
     /// The gateway has sent all of a cycle, of whose disks the first has changed and the others have not; its snapshot goes.
     pub async fn sends(&self, cycle: &ReplicationCycle) {
-        let of = mirror::id(cycle).unwrap();
+        let of = cycle_id(cycle).unwrap();
         let mut state: State = self.read(&blobs::state(of)).await.unwrap();
         let ledger = self.ledger(&cycle.spec.vm_ref.name).await.unwrap();
         let sent = |(number, (key, seed)): (usize, (&DiskKey, &blocklog::ledger::Seed))| {
@@ -89,20 +89,20 @@ impl World {
         (state.phase, state.snapshot) = (Phase::Sent, SnapshotNote::Released);
         self.write(&blobs::state(of), &state).await;
         self.vcenter.release(&cycle.spec.vm.mo_ref, &self.mark(cycle, of));
-        let now = mirror::seconds(self.clock.now());
+        let now = seconds(self.clock.now());
         let source = json!({ "started": now, "ended": now, "snapshot": { "state": "Released", "released": now } });
         self.says(cycle, &[("Transferred", "True", "AsExpected"), ("SourceReleased", "True", "AsExpected")], source);
     }
 
     /// The gateway gives up a cycle that was cancelled: its snapshot goes, and nothing of it is applied.
     pub async fn gives_up(&self, cycle: &ReplicationCycle) {
-        let of = mirror::id(cycle).unwrap();
+        let of = cycle_id(cycle).unwrap();
         if let Some(mut state) = self.read::<State>(&blobs::state(of)).await {
             (state.phase, state.snapshot) = (Phase::Failed("Cancelled".into()), SnapshotNote::Released);
             self.write(&blobs::state(of), &state).await;
         }
         self.vcenter.release(&cycle.spec.vm.mo_ref, &self.mark(cycle, of));
-        let now = mirror::seconds(self.clock.now());
+        let now = seconds(self.clock.now());
         let source = json!({ "started": now, "ended": now, "snapshot": { "state": "Released", "released": now } });
         self.says(cycle, &[("Transferred", "False", "Cancelled"), ("SourceReleased", "True", "AsExpected")], source);
     }
@@ -144,7 +144,7 @@ impl World {
     pub async fn work(&self, vm: &str) {
         for cycle in self.cycles(vm).iter().filter(|cycle| cycle.spec.worker.is_some()) {
             let said = cycle.status.as_ref().is_some_and(|status| status.source.is_some());
-            let of = mirror::id(cycle).unwrap();
+            let of = cycle_id(cycle).unwrap();
             let open = self.read::<State>(&blobs::state(of)).await.is_some_and(|state| state.phase == Phase::Open);
             match (&cycle.spec.cancel, open) {
                 (None, true) => self.sends(cycle).await,
@@ -161,7 +161,7 @@ impl World {
 
     /// What a gateway says of a cycle.
     fn says(&self, cycle: &ReplicationCycle, conditions: &[(&str, &str, &str)], source: Value) {
-        let now = mirror::seconds(self.clock.now());
+        let now = seconds(self.clock.now());
         self.api.edit("replicationcycles", NAMESPACE, cycle.metadata.name.as_deref().unwrap(), |object| {
             let mut all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             for (of, status, reason) in conditions {
