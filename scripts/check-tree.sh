@@ -31,6 +31,17 @@ while read -r test; do
   git grep -qE "(fn|func|def|mod) $test\b" -- e2e || fail "docs/sandbox.md names the test $test, which does not exist"
 done < <(grep '^|' docs/sandbox.md | grep -oE '\b(Test[A-Z][A-Za-z0-9]+|[a-z0-9]+(_[a-z0-9]+){2,})\b' | sort -u)
 
+# A test's name is its rule, and is read as one: at most 60 characters. Where that is seen to:
+named=(crds lib worker)
+while IFS=: read -r file test; do
+  ((${#test} <= 60)) || fail "$file: the name of the test $test has ${#test} characters, more than 60"
+done < <(
+  git ls-files "${named[@]/%//*.rs}" | xargs awk '
+    FNR == 1 { test = 0 }
+    /#\[(tokio::)?test[](]/ { test = 1; next }
+    test && match($0, /fn [a-z0-9_]+/) { print FILENAME ":" substr($0, RSTART + 3, RLENGTH - 3); test = 0 }'
+)
+
 # The chart brings the definitions as they are.
 for definition in crds/*.yaml; do
   cmp -s "$definition" "charts/hawser/crd/${definition##*/}" || fail "charts/hawser/crd has another ${definition##*/}: cp crds/*.yaml charts/hawser/crd/"

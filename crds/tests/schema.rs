@@ -95,7 +95,7 @@ fn rules_are_sound_and_say_what_to_do() {
 }
 
 #[test]
-fn a_definition_fits_into_the_annotation_that_kubectl_keeps_of_it() {
+fn a_definition_fits_into_the_annotation_that_kubectl_keeps() {
     for definition in crds::definitions() {
         let size = serde_json::to_string(&definition).unwrap().len();
         assert!(size < 200 * 1024, "{} has {size} bytes, kubectl apply takes 256 KiB", definition.spec.names.kind);

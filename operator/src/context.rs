@@ -8,8 +8,9 @@ use std::{
 
 use blocklog::{clock::Clock, entropy::Entropy, ids::Owner};
 use crds::{ReplicatedVM, reasons::Reason};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Client, Resource,
+    Api, Client, Resource, ResourceExt,
     runtime::{
         events::{Event, EventType, Recorder},
         reflector::Store,
@@ -32,6 +33,22 @@ pub struct Settings {
     pub worker_image: String,
     /// The service account of gateways and appliers where an appliance names none.
     pub worker_service_account: String,
+}
+
+/// Who this cluster is to ledgers: the name that was given, or the UID of the namespace `kube-system`.
+///
+/// # Errors
+/// A sentence about what can't be had, or can't be used.
+pub async fn cluster(client: &Client, given: Option<String>) -> Result<String, String> {
+    let cluster = match given.filter(|given| !given.is_empty()) {
+        Some(given) => given,
+        None => {
+            let found = Api::<Namespace>::all(client.clone()).get("kube-system").await;
+            found.map_err(|error| format!("the namespace kube-system can't be read: {error}. Or give --cluster"))?.uid().unwrap_or_default()
+        }
+    };
+    let fits = !cluster.is_empty() && cluster.len() <= 63 && cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
+    if fits { Ok(cluster) } else { Err(format!("--cluster: {cluster:?} is not 1 to 63 of A-Z a-z 0-9 . _ -")) }
 }
 
 /// What all controllers share.

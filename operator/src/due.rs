@@ -4,18 +4,19 @@
 //! least, or what the user allows at the most; a new `syncNow` at once. After failures the wait doubles, from a minute to an hour, and is
 //! another one for each VM, so that a vCenter that comes back is not asked by all of them in the same second.
 
+use std::time::Duration;
+
+use backoff::{Backoff, Jitter};
 use crds::{
     ReplicatedVMSpec,
     replicated_vm::{CycleKind, LastCycle},
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, TimestampArithmetic};
 
 /// The least time between the end of a delta and the start of the next.
 pub const LEAST: SignedDuration = SignedDuration::from_hours(1);
-/// The wait after the first failure.
-const FIRST_WAIT: SignedDuration = SignedDuration::from_mins(1);
-/// The longest wait after failures.
-const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(1);
+/// The waits after failures, less up to a quarter that is the VM's own.
+const AFTER_FAILURES: Backoff = Backoff::new(Duration::from_secs(60), Duration::from_secs(3600)).with(Jitter::Quarter);
 
 /// The last cycle that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,17 +83,14 @@ pub fn due_by(
     due_since(&History { last, failures, max_interval, asked, uid: uid.unwrap_or_default() })
 }
 
-/// How long to wait after so many failures in a row: doubling, less up to a quarter that is the VM's own.
-fn back_off(failures: u32, uid: &str) -> SignedDuration {
-    let doubled = FIRST_WAIT * 2_i32.pow(failures.saturating_sub(1).min(6));
-    let wait = doubled.min(LONGEST_WAIT);
-    // A share of 0 to 255 in 1024.
+/// How long to wait after so many failures in a row.
+fn back_off(failures: u32, uid: &str) -> Duration {
     let share = blake3::hash(format!("{uid}/{failures}").as_bytes()).as_bytes()[0];
-    wait - wait / 1024 * i32::from(share)
+    AFTER_FAILURES.wait(failures.saturating_sub(1), share)
 }
 
 /// The end of time where the sum is beyond it.
-fn after(at: Timestamp, wait: SignedDuration) -> Timestamp {
+fn after(at: Timestamp, wait: impl Into<TimestampArithmetic>) -> Timestamp {
     at.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 

@@ -7,11 +7,14 @@
 pub mod admission;
 pub mod appliance;
 pub mod context;
+pub mod controllers;
 pub mod cycle;
 pub mod due;
+pub mod leadership;
 pub mod metrics;
 pub mod objects;
 pub mod pass;
+pub mod probes;
 pub mod roles;
 pub mod seeds;
 pub mod told;

@@ -16,25 +16,20 @@ use crate::{cpu::CpuPool, throttle::Throttle};
 /// The world as gateway and applier see it. Everything that could differ between two runs comes from here.
 #[derive(Clone)]
 pub struct Env {
-    /// The log store.
     pub store: Arc<dyn LogStore>,
-    /// The appliance's key.
     pub keys: KeyRing,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Randomness.
     pub entropy: Arc<dyn Entropy>,
     /// Where blocks are computed.
     pub cpu: Arc<dyn CpuPool>,
     /// The share of the throttle: for uploads, and for the writes of an applier that stands on the same side of the wire.
     pub throttle: Arc<Throttle>,
-    /// How much at a time.
     pub limits: Limits,
-    /// Who is told how it goes.
+    /// Receives the events.
     pub progress: Arc<dyn Progress>,
 }
 
-/// How much at a time.
+/// Bounds of memory and concurrency for a gateway and an applier.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of a segment at which the next begins; at most 32 MiB. A VM whose disks hold more than a million of them gets larger ones.
@@ -71,12 +66,11 @@ impl Default for Limits {
     }
 }
 
-/// Something that people want to know.
+/// An event of a gateway or an applier, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A disk's transfer begins.
     Reading {
-        /// The disk.
         disk: DiskKey,
         /// How it goes through the cycle.
         mode: Mode,
@@ -84,46 +78,29 @@ pub enum Event {
         changed: u64,
     },
     /// A disk's transfer goes on: what was done since the last such event.
-    Read {
-        /// The disk.
-        disk: DiskKey,
-        /// What was done.
-        step: Figures,
-    },
+    Read { disk: DiskKey, step: Figures },
     /// The manifest stands.
     Sent,
     /// A disk's records begin to be applied.
     Applying {
-        /// The disk.
         disk: DiskKey,
         /// Bytes that they cover.
         bytes: u64,
     },
     /// Records were applied: bytes since the last such event.
-    Applied {
-        /// The disk.
-        disk: DiskKey,
-        /// Bytes.
-        bytes: u64,
-    },
+    Applied { disk: DiskKey, bytes: u64 },
     /// The work waits for something that should answer.
-    Waiting {
-        /// The reason word.
-        reason: &'static str,
-        /// What it said.
-        message: String,
-    },
+    Waiting { reason: &'static str, message: String },
     /// The log store, which was waited for, answers again.
     Answered,
 }
 
-/// Is told how it goes. It must not block.
+/// Receives events. It must not block.
 pub trait Progress: Send + Sync {
-    /// Takes note of an event.
     fn note(&self, event: Event);
 }
 
-/// Nobody listens.
+/// Drops all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

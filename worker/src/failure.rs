@@ -10,7 +10,6 @@ use crate::{applier::ApplierError, gateway::GatewayError, snapshot::SnapshotErro
 /// The kinds of failure. Scripts may rely on word and exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// None of the others.
     Other,
     /// The command line or a file that it names can't be used.
     BadFile,
@@ -36,14 +35,11 @@ pub enum Kind {
     SnapshotLost,
     /// Source and replica differ.
     NotEqual,
-    /// SIGINT.
     Interrupted,
-    /// SIGTERM.
     Terminated,
 }
 
 impl Kind {
-    /// All of them.
     pub const ALL: [Self; 15] = [
         Self::Other,
         Self::BadFile,
@@ -62,7 +58,6 @@ impl Kind {
         Self::Terminated,
     ];
 
-    /// The process's exit code.
     #[must_use]
     pub fn exit(self) -> u8 {
         match self {
@@ -84,7 +79,6 @@ impl Kind {
         }
     }
 
-    /// Its word.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

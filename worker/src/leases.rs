@@ -17,7 +17,6 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Around a store.
     #[must_use]
     pub fn new(store: Arc<dyn LogStore>) -> Self {
         Self { store, held: Mutex::default() }

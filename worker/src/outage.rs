@@ -1,4 +1,4 @@
-//! Tells that the log store does not answer, and that it answers again, whoever waits for it.
+//! Reports that the log store does not answer, and that it answers again, whoever waits for it.
 //!
 //! Most requests are tried again by who needs them: a lease's renewal for as long as the lease lasts, a part of a segment for minutes. None of them can
 //! be forgotten here, and none has to know whom to tell.
@@ -17,16 +17,15 @@ use bytes::Bytes;
 
 use crate::env::{Event, Progress};
 
-/// A log store whose silence is told.
+/// A log store wrapper that reports when the store stops answering, and when it answers again.
 pub struct Telling {
     store: Arc<dyn LogStore>,
     progress: Arc<dyn Progress>,
-    /// Whether silence is what was told last.
+    /// Whether the last report was that the store does not answer.
     silent: AtomicBool,
 }
 
 impl Telling {
-    /// Around a store.
     #[must_use]
     pub fn new(store: Arc<dyn LogStore>, progress: Arc<dyn Progress>) -> Self {
         Self { store, progress, silent: AtomicBool::new(false) }

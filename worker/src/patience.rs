@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backoff::Backoff;
 use blocklog::{
     LogError,
     document::Document,
@@ -14,9 +15,12 @@ use crate::env::Env;
 /// How often a request to the log store is tried whose outcome is unknown. The store's client has tried for some 20 s each time.
 const TRIES: u32 = 6;
 
-/// The pause before the next try: 0.5 s, doubled each time, at most 15 s.
+/// The pauses between tries.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
+
+/// The pause before the next try.
 pub(crate) fn pause(tried: u32) -> Duration {
-    Duration::from_millis(500 << tried.min(5)).min(Duration::from_secs(15))
+    PAUSES.wait(tried, 0)
 }
 
 /// Asks the store until it answers. Only for requests that can be repeated.

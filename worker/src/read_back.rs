@@ -104,13 +104,12 @@ async fn extents(store: &Arc<dyn LogStore>, keys: &KeyRing, of: CycleId, disk: D
 #[cfg(test)]
 mod tests {
     use blocklog::{
-        codec::Codec,
+        codec::{Codec, Descriptor},
         cycle::{Epochs, Figures, ManifestDisk, Mode},
         fingerprints::Update,
         ids::{Cycle, Incarnation, Owner, Turn, VmId},
         keys::Secret,
         ledger::{IndexRef, Seed},
-        segment::Descriptor,
         store::memory::MemoryStore,
         test_support::ManualClock,
     };
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_late_write_is_found_by_reading_and_what_nobody_can_vouch_for_is_named() {
+    async fn a_late_write_is_found_by_reading_back() {
         let world = World::new().await;
         let unknown = ExtentSet::from(4..5);
         assert_eq!(world.look().await, ReadBack { read: 3, differ: ExtentSet::new(), unknown: unknown.clone() });

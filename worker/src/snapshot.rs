@@ -38,12 +38,11 @@ pub enum Changes {
 pub struct Found {
     /// The cycle that its name tells.
     pub of: CycleId,
-    /// It.
     pub snapshot: Snapshot,
 }
 
 impl Found {
-    /// True where it is `cycle`'s own, or one that an earlier cycle of the same incarnation left.
+    /// True where the snapshot is `cycle`'s own, or one that an earlier cycle of the same incarnation left.
     pub fn is_up_to(&self, cycle: CycleId) -> bool {
         self.of.vm == cycle.vm && self.of.incarnation == cycle.incarnation && self.of.cycle <= cycle.cycle
     }

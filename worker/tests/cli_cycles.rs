@@ -16,7 +16,7 @@ fn number(value: &serde_json::Value) -> u64 {
 }
 
 #[test]
-fn the_first_cycle_copies_and_the_next_finds_everything_in_place() {
+fn the_second_cycle_finds_everything_in_place() {
     let bench = Bench::new(SIZE);
     let first = bench.good_cycle();
     let disk = first.disk(0);

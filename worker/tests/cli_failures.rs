@@ -84,7 +84,7 @@ fn a_flipped_byte_in_the_ledger_is_refused() {
 }
 
 #[test]
-fn a_flipped_byte_in_fingerprints_is_refused_and_the_remedy_works() {
+fn a_flipped_byte_in_fingerprints_has_a_remedy_that_works() {
     for part in ["-index", "-000000"] {
         let bench = Bench::new(SIZE);
         bench.good_cycle();
@@ -123,7 +123,7 @@ fn a_source_that_has_grown_needs_a_larger_replica() {
 }
 
 #[test]
-fn a_log_store_that_does_not_answer_is_known_within_half_a_minute() {
+fn a_log_store_that_is_silent_is_known_within_half_a_minute() {
     let mut bench = Bench::new(SIZE);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     fs::write(bench.path("sas"), "?sv=1&sig=5ec2e7").unwrap();
@@ -202,7 +202,7 @@ fn a_replica_in_use_is_not_touched() {
 }
 
 #[test]
-fn an_image_that_is_written_while_it_is_read_makes_no_recovery_point() {
+fn an_image_written_while_it_is_read_makes_no_recovery_point() {
     let mut bench = Bench::new(SIZE);
     bench.head = "bitsPerSecond: 20000000\n".to_owned();
     let mut running = Running::start(&["cycle", bench.file().to_str().unwrap()]);

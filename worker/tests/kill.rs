@@ -141,7 +141,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
 }
 
 #[test]
-fn killed_at_twenty_moments_it_finishes_and_the_replica_is_equal() {
+fn a_cycle_killed_at_twenty_moments_ends_in_an_equal_replica() {
     let mut setting = Setting { folder: tempfile::tempdir().unwrap(), random: Random(11) };
     assert!(Command::new(env!("CARGO_BIN_EXE_worker")).args(["key", "new"]).arg(setting.path("hawser.key")).status().unwrap().success());
     let file = format!(

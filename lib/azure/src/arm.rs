@@ -6,6 +6,7 @@ use std::{
 };
 
 use azure_core::credentials::TokenCredential;
+use backoff::Backoff;
 use blocklog::clock::Clock;
 use jiff::Timestamp;
 use reqwest::{
@@ -18,6 +19,8 @@ use crate::error::ArmError;
 
 /// How often a call is sent that fails in a way that may pass.
 const TRIES: u32 = 4;
+/// The waits in between, where Azure names none.
+const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(16));
 /// The longest wait, asked for by Azure or our own, that a call sits out; a longer one is the caller's ([`ArmError::Throttled`]).
 const PATIENCE: Duration = Duration::from_secs(20);
 /// For how long Azure is left alone where it asks for it and names no time.
@@ -227,7 +230,7 @@ impl Arm {
                     }
                     match &error {
                         ArmError::Throttled { .. } | ArmError::Failed { .. } if tried < TRIES => {
-                            let wait = wait.unwrap_or_else(|| back_off(tried));
+                            let wait = wait.unwrap_or_else(|| AGAIN.wait(tried - 1, 0));
                             if wait > PATIENCE {
                                 return Err(error);
                             }
@@ -238,7 +241,7 @@ impl Arm {
                 }
                 Err(error @ ArmError::Unreachable(_)) if tried < TRIES => {
                     tracing::debug!(%error, operation, "tried again");
-                    back_off(tried)
+                    AGAIN.wait(tried - 1, 0)
                 }
                 Err(error) => return Err(error),
             };
@@ -267,11 +270,6 @@ impl Arm {
         };
         Ok(Answer { status, headers, body })
     }
-}
-
-/// Doubling from half a second.
-fn back_off(tried: u32) -> Duration {
-    Duration::from_millis(500 << tried.min(5))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

@@ -119,7 +119,7 @@ async fn made(arm: &Arm, name: &str) -> Disk {
 }
 
 #[tokio::test]
-async fn an_upload_disk_is_made_granted_again_and_again_revoked_and_deleted() {
+async fn an_upload_disk_goes_through_all_its_states() {
     let azure = Azure::start().await;
     let arm = azure.arm();
     assert_eq!(arm.disk(&seed("one")).await.unwrap(), None);
@@ -187,7 +187,7 @@ async fn what_may_pass_is_sent_again_and_what_takes_too_long_is_told() {
 
 /// No URL of an operation is kept: what is made is found by its name, and looked at until it is there.
 #[tokio::test]
-async fn an_operation_whose_caller_died_is_gone_on_with_by_the_disks_name() {
+async fn an_operation_whose_caller_died_is_found_by_the_disks_name() {
     let azure = Azure::whose_disks_take(60.0).await;
     let arm = azure.arm();
     let died = tokio::time::timeout(Duration::from_millis(1500), arm.make_upload_disk(&seed("one"), &wanted())).await;

@@ -15,7 +15,7 @@ use std::{
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use bytes::Bytes;
 
-use crate::{ids::DiskCycle, keys::Secret, segment::Descriptor};
+use crate::{ids::DiskCycle, keys::Secret};
 
 /// The largest plain block.
 pub const MAX_BLOCK: u32 = 1 << 20;
@@ -51,6 +51,33 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<256>();
     chunks.iter().all(|chunk| chunk.as_chunks::<8>().0.iter().fold(0, |acc, word| acc | u64::from_ne_bytes(*word)) == 0)
         && rest.iter().all(|b| *b == 0)
+}
+
+/// What a record is: where it belongs, how it is stored, and what proves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Bytes from the disk's beginning; a multiple of 512.
+    pub offset: u64,
+    /// Bytes; a multiple of 512. At most [`MAX_BLOCK`], zero ranges apart.
+    pub length: u64,
+    /// How it is stored.
+    pub codec: Codec,
+    /// Bytes of ciphertext.
+    pub stored: u32,
+    /// BLAKE3 of the plain bytes; zero for a zero range.
+    pub checksum: [u8; 32],
+    /// Its nonce.
+    pub nonce: [u8; 12],
+    /// Its tag.
+    pub tag: [u8; 16],
+}
+
+impl Descriptor {
+    /// The sectors that it covers.
+    #[must_use]
+    pub fn sectors(&self) -> std::ops::Range<u64> {
+        self.offset / extents::SECTOR..(self.offset + self.length) / extents::SECTOR
+    }
 }
 
 /// Why a record is not what was written.

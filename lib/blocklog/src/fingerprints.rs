@@ -14,6 +14,7 @@ use extents::ExtentSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    codec::Descriptor,
     document::{self, Document},
     error::LogError,
     ids::{Digest, DiskKey, Incarnation, Turn, VmId},
@@ -21,7 +22,6 @@ use crate::{
     ledger::IndexRef,
     names,
     plant::{Plant, planted},
-    segment::Descriptor,
     store::LogStore,
 };
 

@@ -82,10 +82,34 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// VMware's changed block tracking position of one disk, `<uuid>/<n>`: opaque here.
+/// The position of a disk in its source's change tracking, and what its gateway has to know with it: VMware's `<uuid>/<n>`, then, behind a bar,
+/// the gateway's own note. Both are opaque here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChangeId(pub String);
+
+impl ChangeId {
+    /// What divides the source's change ID from the note. VMware's is of hexadecimal digits, spaces, hyphens and a slash.
+    const BAR: char = '|';
+
+    /// The source's change ID with a note.
+    #[must_use]
+    pub fn with_note(of_source: &str, note: &str) -> Self {
+        Self(format!("{of_source}{}{note}", Self::BAR))
+    }
+
+    /// The change ID as the source knows it.
+    #[must_use]
+    pub fn of_source(&self) -> &str {
+        self.0.split(Self::BAR).next().unwrap_or_default()
+    }
+
+    /// The gateway's note, where it made one.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.0.split_once(Self::BAR).map(|(_, note)| note)
+    }
+}
 
 impl fmt::Display for ChangeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

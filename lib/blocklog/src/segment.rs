@@ -19,7 +19,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::{Codec, MAX_BLOCK, OpenError, Opener, Record},
+    codec::{Codec, Descriptor, MAX_BLOCK, OpenError, Opener, Record},
     document::FORMAT,
     error::LogError,
     ids::{Digest, DiskCycle, Epoch},
@@ -39,32 +39,8 @@ const HEADER: usize = 8 + 4 + 16 * 3 + 8 + 4 + 4 + 4;
 const DESCRIPTOR: usize = 8 + 8 + 4 + 4 + 32 + 12 + 16;
 const TRAILER: usize = 4 + 8 + 8 + 32 + 8;
 
-/// What a record is: where it belongs, how it is stored, and what proves it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Descriptor {
-    /// Bytes from the disk's beginning; a multiple of 512.
-    pub offset: u64,
-    /// Bytes; a multiple of 512. At most [`MAX_BLOCK`], zero ranges apart.
-    pub length: u64,
-    /// How it is stored.
-    pub codec: Codec,
-    /// Bytes of ciphertext.
-    pub stored: u32,
-    /// BLAKE3 of the plain bytes; zero for a zero range.
-    pub checksum: [u8; 32],
-    /// Its nonce.
-    pub nonce: [u8; 12],
-    /// Its tag.
-    pub tag: [u8; 16],
-}
-
+/// How the index of a segment writes a record.
 impl Descriptor {
-    /// The sectors that it covers.
-    #[must_use]
-    pub fn sectors(&self) -> std::ops::Range<u64> {
-        self.offset / extents::SECTOR..(self.offset + self.length) / extents::SECTOR
-    }
-
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.offset.to_le_bytes());
         out.extend_from_slice(&self.length.to_le_bytes());

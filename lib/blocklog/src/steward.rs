@@ -77,6 +77,49 @@ pub struct Look {
     pub given_up: Vec<GivenUp>,
     /// Why the cycle that is to be applied could not be so far.
     pub setback: Option<Setback>,
+    /// Each `state` that was read for this, so that nobody need read it again. A cycle that is not in here was not looked at.
+    pub states: BTreeMap<CycleId, StateSeen>,
+}
+
+/// What was found where the `state` of a cycle is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateSeen {
+    /// The state stands.
+    Stands(State),
+    /// There is no such blob: the number is free, or the cycle was cleaned up.
+    Gone,
+    /// The blob is not as it was written; the text says how.
+    Damaged(String),
+}
+
+impl StateSeen {
+    /// The state, where one stands.
+    #[must_use]
+    pub fn state(&self) -> Option<&State> {
+        match self {
+            Self::Stands(state) => Some(state),
+            Self::Gone | Self::Damaged(_) => None,
+        }
+    }
+}
+
+/// How the log is to be read.
+#[derive(Debug, Clone, Copy)]
+struct Ask {
+    /// The cycle begun last can't be finished: what is due is decided without it.
+    superseded: bool,
+    /// A manifest that can't be read gives its cycle up; else it is an error.
+    lenient: bool,
+}
+
+/// What becomes of a cycle whose log was sent.
+enum Verdict {
+    /// Its applier is to run; it may have said why it could not so far.
+    Apply(Option<Setback>),
+    /// It will never be applied.
+    GivenUp(GivenUp),
+    /// It was applied.
+    Done,
 }
 
 /// The log of the VMs of one appliance.
@@ -97,7 +140,7 @@ impl Steward {
     /// # Errors
     /// Where the store does not answer; [`LogError::Missing`] and [`LogError::Damaged`] where the begun cycle's manifest can't be read.
     pub async fn due(&self, ledger: &Ledger, owner: &Owner, superseded: bool, warn: impl Fn(String) + Send) -> Result<Due, LogError> {
-        Ok(self.all(ledger, owner, superseded, false, warn).await?.due)
+        Ok(self.read(ledger, owner, Ask { superseded, lenient: false }, warn).await?.due)
     }
 
     /// The same for whoever tells people how cycles end. A cycle whose manifest can't be read is given up here, and no error.
@@ -105,80 +148,98 @@ impl Steward {
     /// # Errors
     /// Where the store does not answer, or the key is missing.
     pub async fn look(&self, ledger: &Ledger, owner: &Owner, warn: impl Fn(String) + Send) -> Result<Look, LogError> {
-        self.all(ledger, owner, false, true, warn).await
+        self.read(ledger, owner, Ask { superseded: false, lenient: true }, warn).await
     }
 
-    async fn all(
-        &self,
-        ledger: &Ledger,
-        owner: &Owner,
-        superseded: bool,
-        lenient: bool,
-        warn: impl Fn(String) + Send,
-    ) -> Result<Look, LogError> {
-        let (store, keys) = (self.store.as_ref(), &self.keys);
+    async fn read(&self, ledger: &Ledger, owner: &Owner, ask: Ask, warn: impl Fn(String) + Send) -> Result<Look, LogError> {
         let mut given_up = Vec::new();
-        if let Some(begun) = ledger.dirty.last().filter(|begun| begun.cycle == ledger.begun && !begun.covered && !superseded) {
+        let mut states = BTreeMap::new();
+        if let Some(begun) = ledger.dirty.last().filter(|begun| begun.cycle == ledger.begun && !begun.covered && !ask.superseded) {
             let of = ledger.cycle(begun.cycle);
-            match document::require::<Manifest>(store, keys, &names::manifest(of)).await {
-                Ok((manifest, digest)) => match ledger.admit(&manifest, digest) {
-                    Ok(Admission::Finish | Admission::Begin) => match after(of, said(self.setback(of).await, &warn)?) {
-                        Ok(setback) => return Ok(Look { due: Due::Apply { of, begun: true }, given_up, setback }),
-                        Err(gone) => given_up.push(gone),
-                    },
-                    Ok(Admission::Done) => {}
-                    // A seed was replaced since: a new cycle sends it all.
-                    Err(refusal) => given_up.push(GivenUp::new(of, refusal.reason(), refusal.to_string())),
-                },
-                // It can't be applied; whether the next one can do without it, its applier will say.
-                Err(error @ (LogError::Missing(_) | LogError::Damaged { .. })) if lenient => {
-                    given_up.push(GivenUp::new(of, error.reason(), error.to_string()));
-                }
-                Err(error) => return Err(error),
+            match self.begun(ledger, of, ask, &warn).await? {
+                Verdict::Apply(setback) => return Ok(Look { due: Due::Apply { of, begun: true }, given_up, setback, states }),
+                Verdict::GivenUp(gone) => given_up.push(gone),
+                Verdict::Done => {}
             }
         }
-        let mut last = ledger.cycle(ledger.begun);
-        let mut highest = None;
-        loop {
-            let of = CycleId { cycle: next(last.cycle), ..last };
-            match document::read::<State>(store, keys, &names::state(of)).await {
-                Ok(None) => break,
-                Ok(Some((state, _))) => highest = Some(state),
-                Err(error @ LogError::Damaged { .. }) => {
-                    warn(format!("{error}: cycle {} is left, its number is not used again", of.cycle));
-                    highest = None;
-                }
-                Err(error) => return Err(error),
-            }
-            last = of;
-        }
+        let (last, highest) = self.above(ledger.cycle(ledger.begun), &mut states, &warn).await?;
         let new = Due::New { above: last.cycle };
         let (due, setback) = match highest.filter(|state| ledger.supports(owner, state.of, state.basis).is_ok()) {
-            Some(State { phase: Phase::Sent, of, .. }) => match document::read::<Manifest>(store, keys, &names::manifest(of)).await {
-                Ok(Some(_)) => match after(of, said(self.setback(of).await, &warn)?) {
-                    Ok(setback) => (Due::Apply { of, begun: false }, setback),
-                    Err(gone) => {
-                        given_up.push(gone);
-                        (new, None)
-                    }
-                },
-                // A cycle that is Sent and has no manifest was given up by whoever deleted it.
-                Ok(None) => {
-                    let error = LogError::Missing(names::manifest(of));
-                    given_up.push(GivenUp::new(of, error.reason(), error.to_string()));
+            Some(State { phase: Phase::Sent, of, .. }) => match self.sent(of, ask, &warn).await? {
+                Verdict::Apply(setback) => (Due::Apply { of, begun: false }, setback),
+                Verdict::GivenUp(gone) => {
+                    given_up.push(gone);
                     (new, None)
                 }
-                // Nothing of it was written to a seed, so no ledger needs it.
-                Err(error @ LogError::Damaged { .. }) if lenient => {
-                    given_up.push(GivenUp::new(of, error.reason(), error.to_string()));
-                    (new, None)
-                }
-                Err(error) => return Err(error),
+                Verdict::Done => (new, None),
             },
             Some(state) if state.phase == Phase::Open => (Due::Resume(state), None),
             _ => (new, None),
         };
-        Ok(Look { due, given_up, setback })
+        Ok(Look { due, given_up, setback, states })
+    }
+
+    /// The verdict on the cycle that an applier has begun.
+    async fn begun(&self, ledger: &Ledger, of: CycleId, ask: Ask, warn: &(impl Fn(String) + Send)) -> Result<Verdict, LogError> {
+        match document::require::<Manifest>(self.store.as_ref(), &self.keys, &names::manifest(of)).await {
+            Ok((manifest, digest)) => match ledger.admit(&manifest, digest) {
+                Ok(Admission::Finish | Admission::Begin) => Ok(after(of, said(self.setback(of).await, warn)?)),
+                Ok(Admission::Done) => Ok(Verdict::Done),
+                // A seed was replaced since: a new cycle sends it all.
+                Err(refusal) => Ok(Verdict::GivenUp(GivenUp::new(of, refusal.reason(), refusal.to_string()))),
+            },
+            // It can't be applied; whether the next one can do without it, its applier will say.
+            Err(error @ (LogError::Missing(_) | LogError::Damaged { .. })) if ask.lenient => {
+                Ok(Verdict::GivenUp(GivenUp::new(of, error.reason(), error.to_string())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The highest number in use, with its cycle's state where that can be read. Cycles are claimed without gaps, so the first number without
+    /// a state is free.
+    async fn above(
+        &self,
+        mut last: CycleId,
+        states: &mut BTreeMap<CycleId, StateSeen>,
+        warn: &(impl Fn(String) + Send),
+    ) -> Result<(CycleId, Option<State>), LogError> {
+        let mut highest = None;
+        loop {
+            let of = CycleId { cycle: next(last.cycle), ..last };
+            let seen = match document::read::<State>(self.store.as_ref(), &self.keys, &names::state(of)).await {
+                Ok(None) => StateSeen::Gone,
+                Ok(Some((state, _))) => StateSeen::Stands(state),
+                Err(error @ LogError::Damaged { .. }) => {
+                    let error = error.to_string();
+                    warn(format!("{error}: cycle {} is left, its number is not used again", of.cycle));
+                    StateSeen::Damaged(error)
+                }
+                Err(error) => return Err(error),
+            };
+            let free = seen == StateSeen::Gone;
+            if !free {
+                highest = seen.state().cloned();
+            }
+            states.insert(of, seen);
+            if free {
+                return Ok((last, highest));
+            }
+            last = of;
+        }
+    }
+
+    /// The verdict on a cycle that is sent, and that no applier has begun.
+    async fn sent(&self, of: CycleId, ask: Ask, warn: &(impl Fn(String) + Send)) -> Result<Verdict, LogError> {
+        let error = match document::read::<Manifest>(self.store.as_ref(), &self.keys, &names::manifest(of)).await {
+            Ok(Some(_)) => return Ok(after(of, said(self.setback(of).await, warn)?)),
+            // A cycle that is Sent and has no manifest was given up by whoever deleted it.
+            Ok(None) => LogError::Missing(names::manifest(of)),
+            // Nothing of it was written to a seed, so no ledger needs it.
+            Err(error @ LogError::Damaged { .. }) if ask.lenient => error,
+            Err(error) => return Err(error),
+        };
+        Ok(Verdict::GivenUp(GivenUp::new(of, error.reason(), error.to_string())))
     }
 
     async fn setback(&self, of: CycleId) -> Result<Option<Setback>, LogError> {
@@ -321,11 +382,11 @@ fn said(found: Result<Option<Setback>, LogError>, warn: &impl Fn(String)) -> Res
     }
 }
 
-/// What is left of a cycle after what its applier has said.
-fn after(of: CycleId, setback: Option<Setback>) -> Result<Option<Setback>, GivenUp> {
+/// The verdict on a cycle whose log is whole, after what its applier has said.
+fn after(of: CycleId, setback: Option<Setback>) -> Verdict {
     match setback {
-        Some(it) if it.for_good => Err(GivenUp { of, reason: it.reason, message: it.message, disk: it.disk }),
-        setback => Ok(setback),
+        Some(it) if it.for_good => Verdict::GivenUp(GivenUp { of, reason: it.reason, message: it.message, disk: it.disk }),
+        setback => Verdict::Apply(setback),
     }
 }
 

@@ -151,7 +151,7 @@ async fn a_disk_of_zeroes_beyond_four_gigabytes_is_told_as_one_hole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_server_concerns_one_read_and_the_connection_goes_on() {
+async fn an_error_of_the_server_ends_one_read_and_no_connection() {
     let (image, bytes) = image();
     let folder = tempfile::tempdir().unwrap();
     let trigger = folder.path().join("fail");

@@ -1,8 +1,4 @@
-//! A vCenter that does not answer is not asked by everybody.
-//!
-//! One client serves hundreds of VMs, and each of them asks again by itself. A vCenter that has just come up would get all of that at once, and
-//! one that swallows packets would keep each of them for as long as a call is waited for. So after a few failures in a row one call at a time is
-//! let through, at growing intervals, and all others fail at once with what the last one met.
+//! A vCenter that does not answer is not asked by everybody: one client serves hundreds of VMs, and each of them asks again by itself.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use backoff::Backoff;
 use blocklog::clock::Clock;
 
 use crate::{
@@ -18,60 +15,15 @@ use crate::{
     transport::{Reply, Request, Wire},
 };
 
-/// Failures in a row after which it is asked by one at a time.
-pub const FAILURES: u32 = 5;
-/// How long it is left alone at first. Doubled each time it does not answer.
-pub const FIRST: Duration = Duration::from_secs(1);
-/// The longest: whoever mends it need not wait for us.
-pub const LONGEST: Duration = Duration::from_secs(10);
+/// A vCenter of which nothing is known. After five failures in a row it is asked by one at a time; the waits stay short, since whoever mends it
+/// need not wait for us.
+const CLOSED: backoff::Breaker<WireError> = backoff::Breaker::new(5, Backoff::new(Duration::from_secs(1), Duration::from_secs(10)));
 
-/// What is known of the other side.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    /// It answers, as far as we know.
-    Closed {
-        /// Failures since its last answer.
-        failures: u32,
-    },
-    /// It does not.
-    Open {
-        /// What the last call met.
-        last: WireError,
-        /// [`Clock::monotonic`] from which on one more is let through.
-        next: Duration,
-        /// How long after that one the next one is, if there is no answer.
-        wait: Duration,
-    },
-}
-
-impl State {
-    /// Whether a call may go.
-    fn ask(&mut self, now: Duration) -> Result<(), WireError> {
-        match self {
-            Self::Closed { .. } => Ok(()),
-            Self::Open { next, wait, .. } if *next <= now => {
-                // Also where nobody waits for its answer any more, another one follows.
-                *next = now + *wait;
-                *wait = (*wait * 2).min(LONGEST);
-                Ok(())
-            }
-            Self::Open { last, .. } => Err(last.clone()),
-        }
-    }
-
-    /// What became of one.
-    fn note(&mut self, error: Option<&WireError>, now: Duration) {
-        match (error, &mut *self) {
-            // What is too large is an answer, and so is a no: a gateway's to the list of versions is nothing unusual.
-            (None | Some(WireError::TooLarge { .. } | WireError::Status { status: 400..=499, .. }), _) => {
-                *self = Self::Closed { failures: 0 }
-            }
-            (Some(error), Self::Closed { failures }) if *failures + 1 >= FAILURES => {
-                *self = Self::Open { last: error.clone(), next: now + FIRST, wait: FIRST * 2 };
-            }
-            (Some(_), Self::Closed { failures }) => *failures += 1,
-            (Some(error), Self::Open { last, .. }) => *last = error.clone(),
-        }
+/// What of a result counts as no answer. What is too large is an answer, and so is a no: a gateway's to the list of versions is nothing unusual.
+fn no_answer<T>(result: &Result<T, WireError>) -> Option<&WireError> {
+    match result {
+        Ok(_) | Err(WireError::TooLarge { .. } | WireError::Status { status: 400..=499, .. }) => None,
+        Err(error) => Some(error),
     }
 }
 
@@ -79,15 +31,15 @@ impl State {
 pub(crate) struct Breaker {
     wire: Box<dyn Wire>,
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<backoff::Breaker<WireError>>,
 }
 
 impl Breaker {
     pub(crate) fn new(wire: Box<dyn Wire>, clock: Arc<dyn Clock>) -> Self {
-        Self { wire, clock, state: Mutex::new(State::Closed { failures: 0 }) }
+        Self { wire, clock, state: Mutex::new(CLOSED) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, backoff::Breaker<WireError>> {
         // Each change is of one value: a panic can't have left it half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,7 +50,7 @@ impl Wire for Breaker {
     async fn send(&self, request: Request) -> Result<Reply, WireError> {
         self.state().ask(self.clock.monotonic())?;
         let result = self.wire.send(request).await;
-        self.state().note(result.as_ref().err(), self.clock.monotonic());
+        self.state().note(no_answer(&result), self.clock.monotonic());
         result
     }
 
@@ -111,78 +63,16 @@ impl Wire for Breaker {
 mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn silent(why: &str) -> WireError {
-        WireError::Connect { host: "vcenter".into(), why: why.into() }
-    }
-
-    fn open() -> State {
-        let mut state = State::Closed { failures: 0 };
-        for n in 0..FAILURES {
-            assert!(state.ask(SECOND * 100).is_ok(), "{n}");
-            state.note(Some(&silent("refused")), SECOND * 100);
-        }
-        state
-    }
-
-    #[test]
-    fn after_some_failures_one_at_a_time_is_let_through_at_growing_intervals() {
-        let mut state = open();
-        let mut gone = Vec::new();
-        for tenth in 0..600 {
-            let now = SECOND * 100 + Duration::from_millis(tenth * 100);
-            match state.ask(now) {
-                Ok(()) => {
-                    gone.push(tenth / 10);
-                    state.note(Some(&silent("refused")), now);
-                }
-                Err(error) => assert_eq!(error, silent("refused")),
-            }
-        }
-        assert_eq!(gone, [1, 3, 7, 15, 25, 35, 45, 55]);
-    }
-
-    #[test]
-    fn one_answer_lets_all_through_again_and_few_failures_stop_nobody() {
-        let mut state = open();
-        assert!(state.ask(SECOND * 101).is_ok());
-        assert!(state.ask(SECOND * 101).is_err(), "one at a time");
-        state.note(None, SECOND * 101);
-        for _ in 0..100 {
-            for _ in 1..FAILURES {
-                assert!(state.ask(SECOND * 101).is_ok());
-                state.note(Some(&silent("reset")), SECOND * 101);
-            }
-            state.note(None, SECOND * 101);
-        }
-    }
-
     /// Some gateways do not let the list of versions through, and it is asked for before anything else.
     #[test]
-    fn a_no_is_an_answer() {
-        let status = |status| WireError::Status { host: "vcenter".into(), status };
-        let mut state = open();
-        assert!(state.ask(SECOND * 101).is_ok());
-        state.note(Some(&status(404)), SECOND * 101);
-        assert!(state.ask(SECOND * 101).is_ok());
-        for _ in 0..FAILURES {
-            state.note(Some(&status(503)), SECOND * 101);
+    fn a_no_of_a_vcenter_is_an_answer() {
+        let status = |status| Err::<(), _>(WireError::Status { host: "vcenter".into(), status });
+        for answer in [Ok(()), status(400), status(404), status(499)] {
+            assert_eq!(no_answer(&answer), None, "{answer:?}");
         }
-        assert_eq!(state.ask(SECOND * 101), Err(status(503)));
-    }
-
-    /// Those that were under way when it fell silent come back one by one.
-    #[test]
-    fn what_was_under_way_does_not_lengthen_the_wait() {
-        let mut state = open();
-        for _ in 0..50 {
-            state.note(Some(&silent("broke off")), SECOND * 100);
+        let silent = Err(WireError::Connect { host: "vcenter".into(), why: "refused".into() });
+        for answer in [status(500), status(503), silent] {
+            assert_eq!(no_answer(&answer), answer.as_ref().err());
         }
-        assert_eq!(state.ask(SECOND * 100), Err(silent("broke off")), "the last one's words");
-        assert!(state.ask(SECOND * 101).is_ok());
-        // One whose caller has gone away is followed by another.
-        assert!(state.ask(SECOND * 102).is_err());
-        assert!(state.ask(SECOND * 103).is_ok());
     }
 }

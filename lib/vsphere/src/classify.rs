@@ -4,8 +4,6 @@
 //! ([`Class::Full`]), or a person has to do something ([`Class::Block`]). With it goes a reason word from a closed set and a sentence that names
 //! the remedy.
 
-use std::time::Duration;
-
 use crate::{
     cbt::FullReason,
     error::{Error, WireError},
@@ -245,14 +243,6 @@ fn sentence(what: &str, remedy: &str) -> String {
     if remedy.is_empty() { format!("{what}.") } else { format!("{what}. {remedy}.") }
 }
 
-/// How long to wait before the `attempt`th try again (from 0): doubled each time, up to `most`. `jitter` (0 to 1) spreads those that failed
-/// together over the last half of it.
-#[must_use]
-pub fn back_off(attempt: u32, first: Duration, most: Duration, jitter: f64) -> Duration {
-    let whole = first.saturating_mul(1 << attempt.min(20)).min(most);
-    whole.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,12 +323,5 @@ mod tests {
         assert_eq!((status(404).class, status(404).reason), (Class::Block, "AddressWrong"));
         let certificate = WireError::Certificate { host: "vc".into(), why: "expired".into(), shown: None };
         assert_eq!(classify(&certificate.into(), Doing::Other).reason, "CertificateUntrusted");
-    }
-
-    #[test]
-    fn back_off_doubles_up_to_its_most() {
-        let wait = |attempt, jitter| back_off(attempt, Duration::from_secs(2), Duration::from_secs(60), jitter);
-        assert_eq!((wait(0, 1.0), wait(0, 0.0), wait(3, 1.0)), (Duration::from_secs(2), Duration::from_secs(1), Duration::from_secs(16)));
-        assert_eq!((wait(30, 1.0), wait(u32::MAX, 1.0)), (Duration::from_secs(60), Duration::from_secs(60)));
     }
 }

@@ -5,11 +5,12 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
+use backoff::{Backoff, Jitter};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
-    classify::{Class, Doing, Verdict, back_off, classify},
+    classify::{Class, Doing, Verdict, classify},
     error::Error,
     methods::properties::{self, Kind, ObjectUpdate, Start, UpdateSet, Wanted},
     model::{
@@ -102,6 +103,9 @@ const WANTED: &[Wanted<'_>] = &[
     Wanted { kind: "Datastore", paths: Datastore::PATHS },
 ];
 
+/// The first wait between two tries, less the quarter that the middle of the jitter takes off.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
 /// Keeps the inventory of a vCenter in a channel.
 pub struct Collector {
     client: Client,
@@ -143,10 +147,11 @@ impl Collector {
             let wait = match verdict.class {
                 // Asking again costs nothing at vCenter where it was refused: the client does not even try.
                 Class::Block => self.longest.min(Duration::from_secs(5)),
-                _ => back_off(failures, Duration::from_secs(1), self.longest, 0.5),
+                // One for each vCenter, so there is nothing to spread.
+                _ => Backoff::new(FIRST_WAIT, self.longest).with(Jitter::Half).wait(failures, 128),
             };
             self.trouble(verdict);
-            failures += 1;
+            failures = failures.saturating_add(1);
             self.client.clock().sleep(wait).await;
         }
     }

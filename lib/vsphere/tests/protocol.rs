@@ -136,16 +136,16 @@ fn quiescing_by_policy() {
 #[test]
 fn gone_is_not_released() {
     let snapshot = MoRef::snapshot("s-1");
-    let next = |view: &View| release::next(&snapshot, &owning(), view);
+    let next = |view: &View| release::next(Some(&snapshot), &owning(), view);
     let stands = View { tree: tree(vec![ours("s-1", 4, 1, None)], Some("s-1")), ..View::default() };
-    assert_eq!(next(&stands), release::Step::Remove);
+    assert_eq!(next(&stands), release::Step::Remove(snapshot.clone()));
     assert_eq!(next(&View { consolidation_needed: true, ..View::default() }), release::Step::Consolidate);
     let merging = View { tasks: vec![task("task-1", Work::RemovesSnapshot, TaskState::Queued)], ..View::default() };
     assert_eq!(next(&merging), release::Step::Await(MoRef::task("task-1")));
     assert_eq!(next(&View::default()), release::Step::Done);
     assert!(matches!(next(&View { question: Some("which?".into()), ..stands }), release::Step::Wait { .. }));
     let foreign = View { tree: tree(vec![node("s-1", "theirs", "", 1, None)], Some("s-1")), ..View::default() };
-    assert_eq!(next(&foreign), release::Step::Refuse);
+    assert_eq!(next(&foreign), release::Step::Refuse(snapshot.clone()));
 
     let gone = Fault::of("ManagedObjectNotFound").with_field("obj.type", "VirtualMachineSnapshot");
     assert_eq!(release::after(&gone, Doing::RemovingSnapshot), release::After::Look);
@@ -171,8 +171,8 @@ proptest! {
             }
         }
         let snapshot = MoRef::snapshot(if which < 3 { format!("s-{which}") } else { format!("f-{}", which - 3) });
-        match release::next(&snapshot, &owning(), &view) {
-            release::Step::Remove => prop_assert!(which < own.len() && work >= 5),
+        match release::next(Some(&snapshot), &owning(), &view) {
+            release::Step::Remove(_) => prop_assert!(which < own.len() && work >= 5),
             release::Step::Done => prop_assert!(view.tree.find(&snapshot).is_none() && !consolidation_needed && work >= 5),
             _ => {}
         }

@@ -232,7 +232,7 @@ async fn words_are_proved_by_a_login_that_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_caller_that_gives_up_does_not_make_a_wrong_password_untried() {
+async fn a_wrong_password_counts_as_tried_if_its_caller_gives_up() {
     let (client, fake) = client("wrong");
     client.service().await.unwrap();
     for _ in 0..5 {

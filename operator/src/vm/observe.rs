@@ -10,8 +10,7 @@ use blocklog::{
     ids::{Owner, VmId},
     ledger::Ledger,
     names as blobs,
-    setback::Setback,
-    steward::{Due, GivenUp, Look, Steward},
+    steward::{Look, StateSeen, Steward},
 };
 use crds::{
     Appliance, ReplicatedVM, ReplicationCycle,
@@ -87,9 +86,9 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     };
     let ledger = read_ledger(&steward, id).await;
     let ours = ledger.as_ref().ok().and_then(Option::as_ref).filter(|ledger| ledger.owner == owner).cloned();
-    let (due, given_up, setback) = match &ours {
-        Some(ledger) => what_is_due(&steward, ledger, &owner).await,
-        None => (Ok(None), Vec::new(), None),
+    let log = match &ours {
+        Some(ledger) => look_at_log(&steward, ledger, &owner).await.map(Some),
+        None => Ok(None),
     };
     // A store that does not answer is asked once a pass: each question takes its time-outs, and meanwhile nobody is told what is waited for.
     let silent = ledger.as_ref().err().filter(|trouble| trouble.reason == Reason::LogStoreUnreachable).cloned();
@@ -109,9 +108,14 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     for cycle in own {
         cycles.push(match &silent {
             Some(_) => CycleSeen { object: Arc::new(cycle), state: None, readable: false, proof: None },
-            None => look_at_cycle(&steward, cycle, ours.as_ref()).await,
+            None => look_at_cycle(&steward, cycle, ours.as_ref(), log.as_ref().ok().and_then(Option::as_ref)).await,
         });
     }
+    let (due, given_up, setback) = match log {
+        Ok(Some(Look { due, given_up, setback, .. })) => (Ok(Some(due)), given_up, setback),
+        Ok(None) => (Ok(None), Vec::new(), None),
+        Err(trouble) => (Err(trouble), Vec::new(), None),
+    };
     Ok(Observed {
         now: context.clock.now(),
         object: Arc::new(object),
@@ -264,12 +268,9 @@ async fn read_ledger(steward: &Steward, id: VmId) -> Result<Option<Ledger>, Trou
     Ok(document::read::<Ledger>(steward.store.as_ref(), &steward.keys, &blobs::ledger(id)).await?.map(|(ledger, _)| ledger))
 }
 
-/// What is to be done by the log, what is not, and why what is was not done yet.
-async fn what_is_due(steward: &Steward, ledger: &Ledger, owner: &Owner) -> (Result<Option<Due>, Trouble>, Vec<GivenUp>, Option<Setback>) {
-    match steward.look(ledger, owner, |warning: String| tracing::warn!(warning, "the log")).await {
-        Ok(Look { due, given_up, setback }) => (Ok(Some(due)), given_up, setback),
-        Err(error) => (Err(error.into()), Vec::new(), None),
-    }
+/// What the log says is to be done, what is given up, and why what is due was not done yet.
+async fn look_at_log(steward: &Steward, ledger: &Ledger, owner: &Owner) -> Result<Look, Trouble> {
+    Ok(steward.look(ledger, owner, |warning: String| tracing::warn!(warning, "the log")).await?)
 }
 
 async fn read_order(steward: &Steward, owner: &Owner, id: VmId) -> Result<Option<OrderSeen>, Trouble> {
@@ -312,16 +313,23 @@ async fn managed_disks(
     Ok(disks)
 }
 
-async fn look_at_cycle(steward: &Steward, cycle: ReplicationCycle, ledger: Option<&Ledger>) -> CycleSeen {
+/// A cycle with its state, which is read only where the look at the log has not done so.
+async fn look_at_cycle(steward: &Steward, cycle: ReplicationCycle, ledger: Option<&Ledger>, log: Option<&Look>) -> CycleSeen {
     let mut seen = CycleSeen { object: Arc::new(cycle), state: None, readable: true, proof: None };
     let Some(of) = seen.id().filter(|_| seen.is_held()) else { return seen };
     let (store, keys) = (steward.store.as_ref(), &steward.keys);
-    match document::read::<State>(store, keys, &blobs::state(of)).await {
-        Ok(state) => seen.state = state.map(|(state, _)| state),
+    let found = match log.and_then(|log| log.states.get(&of)) {
+        Some(StateSeen::Stands(state)) => Ok(Some(state.clone())),
+        // The look has warned of it.
+        Some(StateSeen::Gone | StateSeen::Damaged(_)) => Ok(None),
+        None => document::read::<State>(store, keys, &blobs::state(of)).await.map(|found| found.map(|(state, _)| state)),
+    };
+    match found {
+        Ok(state) => seen.state = state,
         // A state that can't be read is one that is gone.
-        Err(LogError::Damaged { name, what }) => tracing::warn!(name, what, "a cycle's state"),
+        Err(LogError::Damaged { name, what }) => tracing::warn!(name, what, "a cycle's state is damaged"),
         Err(error) => {
-            tracing::debug!(%error, "a cycle's state");
+            tracing::debug!(%error, "a cycle's state can't be read");
             seen.readable = false;
         }
     }

@@ -257,11 +257,7 @@ fn disks(seen: &Observed, old: &ReplicatedVMStatus) -> Vec<DiskStatus> {
     let cycle = ledger.recovery_point.as_ref().map_or(1, |point| bytes(point.cycle.0).max(1));
     for disk in &mut disks {
         let Ok(key) = u32::try_from(disk.key).map(DiskKey) else { continue };
-        disk.baseline = ledger.baseline.get(&key).map(|change_id| Baseline {
-            // What stands behind the bar is the gateway's own.
-            change_id: change_id.0.split('|').next().unwrap_or_default().to_owned(),
-            cycle,
-        });
+        disk.baseline = ledger.baseline.get(&key).map(|change_id| Baseline { change_id: change_id.of_source().to_owned(), cycle });
         disk.seed_disk = ledger.seeds.get(&key).map(|seed| SeedDisk {
             id: seed.id.clone(),
             unique_id: seed.unique_id.clone(),

@@ -2,12 +2,12 @@
 
 use blocklog::{
     LogError,
-    codec::{self, Codec},
+    codec::{self, Codec, Descriptor},
     cycle::{Manifest, ReceiptDisk},
     fingerprints::Update,
     ids::{Digest, DiskCycle, DiskKey},
     names,
-    segment::{Descriptor, Segment, SegmentRef},
+    segment::{Segment, SegmentRef},
 };
 use extents::{ExtentSet, SECTOR};
 use futures::{

@@ -48,7 +48,7 @@ pub trait ReplicaOpener: Send + Sync {
 /// How an order ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// There is none.
+    /// The log store holds no order for the VM.
     NoOrder,
     /// Another actor holds the ledger.
     Busy,
@@ -65,26 +65,16 @@ pub enum End {
 /// Why an applier stopped before the end. The replica stays dirty, and a successor begins the cycle again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplierError {
-    /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A seed.
     #[error("disk {disk}: {error}")]
-    Replica {
-        /// The disk.
-        disk: DiskKey,
-        /// What was wrong.
-        error: ReplicaError,
-    },
+    Replica { disk: DiskKey, error: ReplicaError },
     /// Another disk failed, and this one stopped for it.
     #[error("stopped")]
     Stopped,
     /// What was written is not what the manifest says.
     #[error("disk {disk}: the sectors written are not those of the manifest")]
-    BitmapMismatch {
-        /// The disk.
-        disk: DiskKey,
-    },
+    BitmapMismatch { disk: DiskKey },
 }
 
 impl ApplierError {
@@ -193,8 +183,7 @@ pub async fn carry_out(
         Err(error) => return Err(error.into()),
     };
     let work = Work { env, opener, name, order, manifest, digest };
-    let mut in_doubt = false;
-    let end = work.act(&mut held, &mut in_doubt, stop).await;
+    let Ended { end, in_doubt } = work.act(&mut held, stop).await;
     // With a write in doubt the lease runs out by itself: nobody may take the seed before.
     if !in_doubt {
         held.release().await;
@@ -214,42 +203,78 @@ struct Work<'a> {
 
 type Seeds = BTreeMap<DiskKey, Seat>;
 
-impl Work<'_> {
-    async fn act(&self, held: &mut Held<Ledger>, in_doubt: &mut bool, stop: impl Future<Output = ()> + Send) -> Result<End, ApplierError> {
+/// How an order ended.
+struct Ended {
+    end: Result<End, ApplierError>,
+    /// A write was sent whose outcome is not known, and no fence but the lease keeps it from landing late.
+    in_doubt: bool,
+}
+
+/// What stands before the first write.
+enum Start<'a> {
+    /// There is nothing to write.
+    Ended(End),
+    /// The ledger is dirty with this turn.
+    Begun(Box<Begun<'a>>),
+}
+
+/// What a turn works with.
+struct Begun<'a> {
+    seeds: Seeds,
+    updates: BTreeMap<DiskKey, Update>,
+    leave: Leave<'a>,
+    /// Some seed is fenced by time alone.
+    timed: bool,
+    /// Until when an earlier turn's writes may land, by disk.
+    previous_ends: BTreeMap<DiskKey, jiff::Timestamp>,
+    admission: Admission,
+}
+
+impl<'a> Work<'a> {
+    async fn act(&self, held: &mut Held<Ledger>, stop: impl Future<Output = ()> + Send) -> Ended {
+        let mut begun = match self.begin(held).await {
+            Ok(Start::Begun(begun)) => begun,
+            Ok(Start::Ended(end)) => return Ended { end: Ok(end), in_doubt: false },
+            Err(error) => return Ended { end: Err(error), in_doubt: false },
+        };
+        // From here on the caller may give the lease back only where nothing that was sent can still land.
+        let result = self.apply(held, &mut begun, stop).await;
+        let Begun { seeds, updates, leave, timed, .. } = *begun;
+        drop(seeds);
+        let in_doubt = timed && leave.in_doubt();
+        let end = match result {
+            Ok(Some(applied)) => self.finish(held, updates, applied, in_doubt).await,
+            Ok(None) => {
+                self.abandon(held, in_doubt).await;
+                Ok(End::Cancelled)
+            }
+            Err(error) => {
+                self.abandon(held, in_doubt).await;
+                Err(error)
+            }
+        };
+        Ended { end, in_doubt }
+    }
+
+    /// Opens the seeds and makes the ledger dirty, where the cycle is still to be applied.
+    async fn begin(&self, held: &mut Held<Ledger>) -> Result<Start<'a>, ApplierError> {
         let admission = match held.value().admit(&self.manifest, self.digest) {
-            Ok(Admission::Done) if held.value().is_clean() => return Ok(End::Clean),
-            Ok(Admission::Done) => return Ok(End::Partial),
+            Ok(Admission::Done) if held.value().is_clean() => return Ok(Start::Ended(End::Clean)),
+            Ok(Admission::Done) => return Ok(Start::Ended(End::Partial)),
             Ok(admission) => admission,
-            Err(refusal) => return Ok(End::Refused(refusal)),
+            Err(refusal) => return Ok(Start::Ended(End::Refused(refusal))),
         };
         let ledger = held.value().clone();
         let seeds = renewing(self.env, held, self.open()).await??;
         // Read before anything is touched: a log that can't be read must not make a clean replica dirty.
-        let mut updates = renewing(self.env, held, self.updates(&ledger)).await??;
+        let updates = renewing(self.env, held, self.updates(&ledger)).await??;
 
         let timed = seeds.values().any(|seat| seat.seed().fence_kind() == FenceKind::Time);
-        let previous_ends = &ledger.write_ends;
         let leave = Leave::new(self.env, held, timed);
         let next = held.value().begin(&self.manifest, self.digest, timed.then(|| leave.until()));
         held.write(next).await?;
-        let turn = held.value().turn;
-        leave.begin(turn);
-        // From here on the caller may give the lease back only where nothing that was sent can still land.
-        let result = self.apply(held, &seeds, &mut updates, &leave, previous_ends, admission, stop).await;
-        drop(seeds);
-        let doubt = timed && leave.in_doubt();
-        *in_doubt = doubt;
-        match result {
-            Ok(Some(applied)) => self.finish(held, updates, applied, doubt).await,
-            Ok(None) => {
-                self.abandon(held, doubt).await;
-                Ok(End::Cancelled)
-            }
-            Err(error) => {
-                self.abandon(held, doubt).await;
-                Err(error)
-            }
-        }
+        leave.begin(held.value().turn);
+        Ok(Start::Begun(Box::new(Begun { seeds, updates, leave, timed, previous_ends: ledger.write_ends, admission })))
     }
 
     /// Opens every seed that is written to, and makes sure that each is the one that ledger and order name, and large enough.
@@ -336,17 +361,14 @@ impl Work<'_> {
 
     /// Raises the fence, then writes every record, while the lease is kept and the order looked at. None where the order was taken back, or this
     /// applier is to stop.
-    #[allow(clippy::too_many_arguments, reason = "what a turn is made of")]
     async fn apply(
         &self,
         held: &mut Held<Ledger>,
-        seeds: &Seeds,
-        updates: &mut BTreeMap<DiskKey, Update>,
-        leave: &Leave<'_>,
-        previous_ends: &BTreeMap<DiskKey, jiff::Timestamp>,
-        admission: Admission,
+        begun: &mut Begun<'_>,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Option<BTreeMap<DiskKey, Applied>>, ApplierError> {
+        let Begun { seeds, updates, leave, previous_ends, admission, .. } = begun;
+        let (seeds, leave, previous_ends, admission) = (&*seeds, &*leave, &*previous_ends, *admission);
         let fenced = !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
         let disks = updates.iter_mut().map(|(disk, update)| async move {
             let Some(seat) = seeds.get(disk) else { return (*disk, Ok(Applied::default())) };

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use backoff::Backoff;
 use blocklog::{
     LogError,
     azure_blob::Auth,
@@ -46,7 +47,6 @@ const IDLE_LOOK: Duration = Duration::from_secs(3);
 const WARM: Duration = Duration::from_secs(60);
 /// The pause after a try that came to nothing, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// When an order that was carried out, and is still there, is looked at again. It is the operator's to delete.
 const DONE_PAUSE: Duration = Duration::from_secs(300);
@@ -239,7 +239,7 @@ impl Applier {
             Err(failure) => {
                 tracing::warn!(order = name, reason = failure.reason, "{}", failure.message);
                 self.health.failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                let pause = (FIRST_PAUSE * 2_u32.pow(failures.min(8))).min(LONGEST_PAUSE);
+                let pause = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE).wait(failures, 0);
                 // No other try can help, and the operator knows: what is left is its order to take back.
                 (failures.saturating_add(1), if given_up { DONE_PAUSE } else { pause })
             }

@@ -59,7 +59,7 @@ fn the_vm_of_an_order() {
 }
 
 #[tokio::test]
-async fn an_order_that_was_carried_out_is_left_alone_until_it_is_another_one() {
+async fn an_order_that_was_carried_out_is_left_alone() {
     let Rig { applier, store, .. } = rig();
     let name = names::order(&owner(), vm(2));
     store.put(&name, "one".into(), When::Always, None).await.unwrap();
@@ -82,7 +82,7 @@ async fn an_order_that_was_carried_out_is_left_alone_until_it_is_another_one() {
 }
 
 #[tokio::test]
-async fn what_fails_waits_longer_each_time_and_what_is_busy_is_no_failure() {
+async fn an_order_that_fails_waits_longer_each_time() {
     let Rig { applier, .. } = rig();
     let mut tried = BTreeMap::new();
     let mut pauses = Vec::new();
@@ -98,7 +98,7 @@ async fn what_fails_waits_longer_each_time_and_what_is_busy_is_no_failure() {
 }
 
 #[tokio::test]
-async fn it_ends_when_it_is_told_to_and_a_damaged_order_does_not_stop_the_others() {
+async fn a_damaged_order_stops_neither_the_others_nor_the_end() {
     let Rig { applier, store, .. } = rig();
     for n in 2..9 {
         store.put(&names::order(&owner(), vm(n)), "damaged".into(), When::Always, None).await.unwrap();

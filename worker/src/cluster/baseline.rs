@@ -11,13 +11,7 @@ use blocklog::{
     ids::{ChangeId, DiskKey},
 };
 use serde::{Deserialize, Serialize};
-use vsphere::snapshot::{
-    control::{Baseline, Taken},
-    lineage::Lineage,
-};
-
-/// What divides VMware's change ID, which is of hexadecimal digits, spaces, hyphens and a slash, from the rest.
-const BAR: char = '|';
+use vsphere::snapshot::{changes::Baseline, control::Taken, lineage::Lineage};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,23 +34,17 @@ pub fn note(taken: &Taken) -> cycle::Snapshot {
             let lineage = Lineage { files, ..taken.lineage.clone() };
             let beside = Beside { capacity: disk.capacity, identity: disk.identity().map(str::to_owned), lineage };
             // Text and numbers can always be written.
-            ChangeId(format!("{id}{BAR}{}", serde_json::to_string(&beside).unwrap_or_default()))
+            ChangeId::with_note(id.of_source(), &serde_json::to_string(&beside).unwrap_or_default())
         });
     }
     note
 }
 
-/// VMware's own change ID.
-#[must_use]
-pub fn vmwares(id: &ChangeId) -> &str {
-    id.0.split(BAR).next().unwrap_or_default()
-}
-
 /// The baseline that a change ID tells; none where what stands beside it can't be read, for nothing may be guessed then.
 #[must_use]
 pub fn read(id: &ChangeId) -> Option<Baseline> {
-    let change_id = vmwares(id).to_owned();
-    let Some((_, beside)) = id.0.split_once(BAR) else {
+    let change_id = id.of_source().to_owned();
+    let Some(beside) = id.note() else {
         return Some(Baseline { change_id, capacity: None, identity: None, lineage: None });
     };
     let Beside { capacity, identity, lineage } = serde_json::from_str(beside).ok()?;
@@ -100,11 +88,11 @@ mod tests {
         let found = read(&id(2000)).unwrap();
         assert_eq!((found.change_id.as_str(), found.capacity, found.identity.as_deref()), (ID, Some(4096), Some("6000C29a")));
         assert_eq!(found.lineage, Some(lineage_of(&[2000])));
-        assert_eq!(vmwares(&id(2000)), ID);
+        assert_eq!(id(2000).of_source(), ID);
     }
 
     #[test]
-    fn one_without_the_rest_is_taken_as_it_is_and_a_damaged_one_is_not() {
+    fn a_change_id_with_a_damaged_note_is_no_baseline() {
         let bare = read(&ChangeId(ID.to_owned())).unwrap();
         assert_eq!((bare.change_id.as_str(), bare.lineage), (ID, None));
         for beside in ["", "{}", "{\"capacity\":1}", "nonsense"] {
@@ -113,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lineage_of_a_snapshot_is_that_of_the_disks_of_which_it_is_told() {
+    fn a_snapshots_lineage_is_that_of_the_disks_that_have_one() {
         let mut snapshot = cycle::Snapshot {
             reference: "snapshot-7".into(),
             taken: Timestamp::UNIX_EPOCH,

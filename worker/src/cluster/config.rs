@@ -15,19 +15,14 @@ use crate::failure::{Failure, Kind};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct GatewayConfig {
-    /// The Appliance's name.
     pub appliance: String,
     /// The namespace whose ReplicationCycles are watched.
     pub namespace: String,
-    /// Where the log lies.
     pub log_store: LogStoreAt,
-    /// The appliance's key.
     pub key: KeyAt,
-    /// The vCenter.
     pub vcenter: VCenterAt,
     /// How disks are read.
     pub vddk: VddkAt,
-    /// How much at a time.
     #[serde(default)]
     pub limits: Limits,
     /// Where probes and metrics are answered. Default: nowhere.
@@ -40,22 +35,17 @@ pub struct GatewayConfig {
 pub struct ApplierConfig {
     /// Whose orders it carries out: `cluster` of the ledgers' owner.
     pub cluster: String,
-    /// Where the log lies.
     pub log_store: LogStoreAt,
-    /// The appliance's key.
     pub key: KeyAt,
-    /// How much at a time.
     #[serde(default)]
     pub limits: Limits,
     /// Where probes and metrics are answered. Default: nowhere.
     pub listen: Option<SocketAddr>,
 }
 
-/// Where the log lies.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct LogStoreAt {
-    /// The storage account.
     #[serde(deserialize_with = "account")]
     pub account_url: AccountUrl,
     /// The container, which has to exist.
@@ -87,9 +77,7 @@ pub enum IdentityAt {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct WorkloadAt {
-    /// The tenant.
     pub tenant_id: Option<String>,
-    /// The application.
     pub client_id: Option<String>,
     /// The file with the service account's token.
     pub token_file: Option<PathBuf>,
@@ -99,15 +87,12 @@ pub struct WorkloadAt {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ClientSecretAt {
-    /// The tenant.
     pub tenant_id: String,
-    /// The application.
     pub client_id: String,
     /// The file with its secret.
     pub secret_file: PathBuf,
 }
 
-/// The appliance's key.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct KeyAt {
@@ -115,15 +100,12 @@ pub struct KeyAt {
     pub file: PathBuf,
 }
 
-/// A vCenter.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct VCenterAt {
     /// `https://HOST` or `https://HOST:PORT`.
     pub url: String,
-    /// The file with the user.
     pub username_file: PathBuf,
-    /// The file with the password.
     pub password_file: PathBuf,
     /// The authorities that are trusted, in PEM.
     pub ca_file: Option<PathBuf>,
@@ -142,7 +124,7 @@ pub struct VddkAt {
     pub nbdkit: PathBuf,
 }
 
-/// How much at a time.
+/// Bounds of memory and concurrency, as an Appliance sets them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Limits {

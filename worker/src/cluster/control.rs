@@ -16,7 +16,7 @@ use vsphere::{
     Client, Credentials, MoRef,
     classify::{Class, Doing, Verdict, classify},
     snapshot::{
-        Mark, Note, Owning,
+        Mark, Note, Owning, changes,
         control::{self, Control, Settings, Taken},
         standing::Standing,
     },
@@ -41,14 +41,13 @@ const TRIES: u32 = 5;
 const BUSY: Duration = Duration::from_secs(30 * 60);
 /// The pause between two tries at such a host.
 const BUSY_PAUSE: Duration = Duration::from_secs(10);
-/// How old the last login may be by which our words are known to be good when VDDK logs in with them.
+/// How recent a successful login must be for VDDK to log in with the same credentials.
 const PROVED: Duration = Duration::from_secs(10);
 /// How long one disk waits until another has been opened.
 const TURN: Duration = Duration::from_secs(10);
 
-/// Who reads which VM, and how.
+/// What a control is made of: vCenter's client, the VM, and how its disks are read.
 pub struct Setup {
-    /// The vCenter's client.
     pub client: Client,
     /// Its URL, from which VDDK gets name and port.
     pub url: String,
@@ -60,7 +59,7 @@ pub struct Setup {
     pub of: CycleId,
     /// The reference that the VM had when the cycle was made.
     pub mo_ref: Option<MoRef>,
-    /// How snapshots are gone about.
+    /// How snapshots are quiesced, retried and waited for.
     pub settings: Settings,
     /// Disks that are compared in full because somebody asked for it.
     pub full: Vec<DiskKey>,
@@ -80,15 +79,11 @@ pub struct VcenterControl {
 }
 
 impl VcenterControl {
-    /// Of one VM; `reporter` is told what is done and waited for.
+    /// Controls the snapshots of one VM, and reports to `reporter` what is done and waited for.
     #[must_use]
     pub fn new(setup: Setup, reporter: Arc<Reporter>) -> Self {
         let teller = reporter.clone();
-        let notes = Arc::new(move |note: Note| {
-            if let Some(told) = told(note) {
-                teller.tell(&told);
-            }
-        });
+        let notes = Arc::new(move |note: Note| teller.tell(&told(note)));
         let owning = Owning { owner: setup.owner.clone(), vm: setup.of.vm };
         let control = Control::new(setup.client.clone(), owning, setup.settings, notes);
         let control = match &setup.mo_ref {
@@ -115,7 +110,7 @@ impl VcenterControl {
         }
     }
 
-    /// Asks a vCenter that is silent for a moment again.
+    /// Retries while vCenter does not answer, for at most [`SILENCE`].
     async fn steadily<T, F: Future<Output = Result<T, control::Failure>>>(&self, ask: impl Fn() -> F) -> Result<T, SnapshotError> {
         let clock = self.setup.client.clock();
         let (until, mut tried) = (clock.monotonic() + SILENCE, 0);
@@ -172,7 +167,7 @@ impl VcenterControl {
         opened
     }
 
-    /// Makes sure that vCenter takes our words.
+    /// Proves our credentials by a login, unless one has succeeded within `fresh`.
     async fn proved(&self, fresh: Duration) -> Result<Credentials, SourceError> {
         self.setup.client.prove(fresh).await.map_err(|error| {
             let verdict = classify(&error, Doing::Other);
@@ -272,10 +267,9 @@ impl SnapshotControl for VcenterControl {
             return Ok(Changes::Unknown("ChangeIdUnreadable"));
         };
         let reference = MoRef::snapshot(&snapshot.reference);
-        let changes = self.steadily(|| self.control.changed(&reference, disk.0, &since)).await?;
-        Ok(match changes {
-            control::Changes::Areas(areas) => Changes::Areas(areas),
-            control::Changes::Unknown(why) => {
+        Ok(match self.steadily(|| self.control.changed(&reference, disk.0, &since)).await? {
+            changes::Changes::Areas(areas) => Changes::Areas(areas),
+            changes::Changes::Unknown(why) => {
                 tracing::info!(%disk, "compared in full: {why}");
                 self.reporter.tell(&Told::Full { disk, reason: Some(reason(why.word())) });
                 Changes::Unknown(why.word())
@@ -335,8 +329,8 @@ fn server(url: &str) -> Option<(String, Option<u16>)> {
     Some((url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port()))
 }
 
-fn told(note: Note) -> Option<Told> {
-    Some(match note {
+fn told(note: Note) -> Told {
+    match note {
         Note::Task(Progress::Running { task, name, percent }) => Told::Task { id: task.id().to_owned(), method: name, percent },
         Note::Task(Progress::Stalled { task, name, since, .. }) => {
             let message = format!("{name} ({task}) has not moved for {} minutes; it is waited for", since.as_secs() / 60);
@@ -344,11 +338,7 @@ fn told(note: Note) -> Option<Told> {
         }
         Note::Waiting { reason: word, message, .. } => Told::Waiting { reason: reason(word), message: format!("{word}: {message}") },
         Note::NotQuiesced { message } => Told::Waiting { reason: Reason::QuiesceFailed, message },
-        Note::Removing { snapshot, name } => {
-            tracing::info!(%snapshot, name, "removing a snapshot that a worker has left");
-            return None;
-        }
-    })
+    }
 }
 
 /// The word that conditions use for one of vCenter's client: the same where there is one, else the nearest. The message tells the rest.

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use backoff::Backoff;
 use blocklog::{
     LogError,
     clock::Clock,
@@ -53,7 +54,6 @@ use crate::{
 
 /// The first pause after a run that came to nothing, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest where a person has to do something first: a guest that can't be brought to rest must not be asked to each minute. As long as a password
 /// that was refused is left alone.
@@ -68,7 +68,7 @@ pub(super) struct Shared {
     pub(super) api: Api<ReplicationCycle>,
     pub(super) store: Arc<dyn LogStore>,
     pub(super) client: Client,
-    /// [`Setup::opening`].
+    /// The turn to open a disk: [`Setup::opening`].
     pub(super) opening: Arc<tokio::sync::Mutex<()>>,
     pub(super) cpu: Arc<Threads>,
     pub(super) clock: Arc<dyn Clock>,
@@ -116,7 +116,7 @@ impl Want {
     }
 }
 
-/// True where nothing is left to do for it: its log is complete or will never be, and its snapshot is gone.
+/// True where a cycle needs its gateway no more: its log is complete or will never be, and its snapshot is gone.
 pub(super) fn is_over(cycle: &ReplicationCycle) -> bool {
     let Some(status) = &cycle.status else { return false };
     let is = |of, status_: Status| conditions::is(&status.conditions, of, status_);
@@ -160,7 +160,7 @@ impl Running {
     }
 }
 
-/// A cycle that this gateway sees to.
+/// Runs one cycle of this gateway.
 pub(super) struct Seen {
     shared: Arc<Shared>,
     name: String,
@@ -173,8 +173,8 @@ impl Seen {
         Self { shared, name: cycle.name_any(), told, running: Mutex::default() }
     }
 
-    /// Sees to it until it is not this pod's any more, or `stop` ends: then its leases are given back, and its snapshot stays. Of one that is
-    /// over it sees to it that the object says so.
+    /// Runs the cycle until it is assigned to another pod, or `stop` ends: then its leases are given back, and its snapshot stays. A cycle that is
+    /// over ends this only when its object's status says so.
     pub(super) async fn run(self, stop: impl Future<Output = ()>) {
         let Some(cycle) = self.told.borrow().clone() else { return };
         let now = self.shared.clock.now();
@@ -207,7 +207,7 @@ impl Seen {
         }
     }
 
-    /// Returns when it is over (true) or not ours any more (false).
+    /// Returns true when the cycle is over, false when it is not this pod's any more.
     async fn work(&self, reporter: &Arc<Reporter>) -> bool {
         let mut told = self.told.clone();
         let mut tried = 0;
@@ -234,9 +234,9 @@ impl Seen {
             };
             let wait = match pause {
                 Pause::Of(wait) => wait,
-                Pause::Growing(longest) => (FIRST_PAUSE * 2_u32.pow(tried)).min(longest),
+                Pause::Growing(longest) => Backoff::new(FIRST_PAUSE, longest).wait(tried, 0),
             };
-            tried = (tried + 1).min(8);
+            tried = tried.saturating_add(1);
             tokio::select! {
                 biased;
                 changed = changed(&mut told, &want, &self.shared.pod) => if !changed { return false },
@@ -393,7 +393,7 @@ impl Seen {
     }
 }
 
-/// Tells the reporter, and counts.
+/// Passes events on to the reporter, and counts bytes for the metrics.
 struct Counting {
     reporter: Arc<Reporter>,
     health: Arc<Health>,
@@ -420,13 +420,12 @@ enum Attempt {
 
 /// After how long something is tried again.
 enum Pause {
-    /// So long.
     Of(Duration),
     /// Longer each time, up to this.
     Growing(Duration),
 }
 
-/// Returns when the object asks for something that what runs for `want` is not; false where nobody tells any more.
+/// Returns true when the object asks for something else than `want`, false when its watch has ended.
 async fn changed(told: &mut watch::Receiver<Told>, want: &Want, pod: &str) -> bool {
     loop {
         if told.changed().await.is_err() {

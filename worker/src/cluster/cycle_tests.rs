@@ -234,7 +234,7 @@ mod with_an_apiserver {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_vcenter_that_does_not_answer_is_told_and_a_stop_gives_the_lease_back() {
+    async fn a_stop_while_vcenter_is_silent_gives_the_lease_back() {
         let rig = rig().await;
         let (sender, receiver) = watch::channel(told(|_| {}));
         let seen = Seen::new(rig.shared.clone(), sender.borrow().as_ref().unwrap(), receiver);
@@ -259,7 +259,7 @@ mod with_an_apiserver {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_suspended_one_holds_nothing_until_it_may_go_on_and_one_that_is_anothers_is_left() {
+    async fn a_suspended_cycle_holds_no_lease() {
         let rig = rig().await;
         let (sender, receiver) = watch::channel(told(|spec| spec.allotment.disks = 0));
         let seen = Seen::new(rig.shared.clone(), sender.borrow().as_ref().unwrap(), receiver);
@@ -301,7 +301,7 @@ mod with_an_apiserver {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn one_whose_state_is_gone_is_over() {
+    async fn a_cycle_whose_state_is_gone_is_over() {
         let (rig, sender, running) = over_at_once(Duration::ZERO).await;
         until(&rig, "it is over", || says_it_is_over(&last(&rig))).await;
         sender.send(None).unwrap();
@@ -320,7 +320,7 @@ mod with_an_apiserver {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn an_older_report_that_comes_after_the_last_one_is_written_over() {
+    async fn an_older_report_that_comes_last_is_written_over() {
         let (rig, sender, running) = over_at_once(Duration::ZERO).await;
         until(&rig, "it is over", || says_it_is_over(&last(&rig))).await;
         let before = rig.patches.conditions().len();

@@ -1,4 +1,4 @@
-//! Probes and metrics: a few lines of HTTP for the kubelet and Prometheus.
+//! What a worker answers to the kubelet and to Prometheus.
 
 use std::{
     collections::BTreeMap,
@@ -7,20 +7,11 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use probes::{LIMITS, Probed, Server};
 
 use crate::failure::{Failure, Kind};
-
-/// How long a client may take for its request.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// No request of a probe is longer.
-const LONGEST: usize = 8 << 10;
 
 /// What a process says of itself.
 #[derive(Debug, Default)]
@@ -59,19 +50,6 @@ impl Health {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).insert(what, why.to_string());
     }
 
-    fn answer(&self, path: &str) -> (u16, String) {
-        match path {
-            "/healthz" => (200, "ok\n".to_owned()),
-            "/readyz" => {
-                let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-                let lines: String = missing.iter().map(|(what, why)| format!("{what}: {why}\n")).collect();
-                if lines.is_empty() { (200, "ok\n".to_owned()) } else { (503, lines) }
-            }
-            "/metrics" => (200, self.metrics()),
-            _ => (404, "there are /healthz, /readyz and /metrics\n".to_owned()),
-        }
-    }
-
     fn metrics(&self) -> String {
         let ready = i64::from(self.missing.lock().unwrap_or_else(PoisonError::into_inner).is_empty());
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
@@ -87,6 +65,18 @@ impl Health {
         .iter()
         .map(|(name, kind, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"))
         .collect()
+    }
+}
+
+impl Probed for Health {
+    fn ready(&self) -> Result<String, String> {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines: String = missing.iter().map(|(what, why)| format!("{what}: {why}\n")).collect();
+        if lines.is_empty() { Ok("ok\n".to_owned()) } else { Err(lines) }
+    }
+
+    fn figures(&self) -> Vec<u8> {
+        self.metrics().into_bytes()
     }
 }
 
@@ -113,84 +103,42 @@ impl Drop for Running {
 /// # Errors
 /// Where it can't listen there.
 pub async fn serve(health: Arc<Health>, at: SocketAddr) -> Result<SocketAddr, Failure> {
-    let refuse =
-        |error: std::io::Error| Failure::new(Kind::BadFile, format!("listen: {at}: {error}"), "Give an address and port that are free.");
-    let listener = TcpListener::bind(at).await.map_err(refuse)?;
-    let bound = listener.local_addr().map_err(refuse)?;
-    tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let health = health.clone();
-                    tokio::spawn(async move {
-                        // A client that is gone wants no answer.
-                        let _ = tokio::time::timeout(PATIENCE, talk(stream, &health)).await;
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a probe can't be answered");
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
-    });
+    let server = Server::bind(at, LIMITS)
+        .await
+        .map_err(|error| Failure::new(Kind::BadFile, format!("listen: {at}: {error}"), "Give an address and port that are free."))?;
+    let bound = server.address();
+    tokio::spawn(server.serve(health));
     Ok(bound)
-}
-
-async fn talk(mut stream: TcpStream, health: &Health) -> std::io::Result<()> {
-    let mut request = Vec::new();
-    let mut buffer = [0; 1024];
-    while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < LONGEST {
-        match stream.read(&mut buffer).await? {
-            0 => return Ok(()),
-            n => request.extend_from_slice(&buffer[..n]),
-        }
-    }
-    let text = String::from_utf8_lossy(&request);
-    let mut words = text.split_ascii_whitespace();
-    let (status, body) = match (words.next(), words.next()) {
-        (Some("GET"), Some(path)) => health.answer(path.split('?').next().unwrap_or_default()),
-        _ => (405, "GET only\n".to_owned()),
-    };
-    let reason = if status == 200 { "OK" } else { "Not OK" };
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn get(at: SocketAddr, request: &str) -> String {
-        let mut stream = TcpStream::connect(at).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+    #[test]
+    fn a_worker_is_ready_when_it_has_all() {
+        let health = Health::waiting_for(&["log store", "key"]);
+        health.has("key");
+        health.lacks("log store", "no route");
+        assert_eq!(health.ready(), Err("log store: no route\n".to_owned()));
+        health.has("log store");
+        assert_eq!(health.ready(), Ok("ok\n".to_owned()));
+    }
+
+    #[test]
+    fn a_worker_counts_what_is_under_way() {
+        let health = Health::waiting_for(&[]);
+        let counts = |count: &str| String::from_utf8(health.figures()).unwrap().contains(&format!("\nhawser_worker_running {count}\n"));
+        let running = Running::new(&health);
+        assert!(counts("1"));
+        drop(running);
+        assert!(counts("0"));
     }
 
     #[tokio::test]
-    async fn it_is_alive_at_once_and_ready_when_it_has_all() {
-        let health = Health::waiting_for(&["log store", "key"]);
-        let at = serve(health.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        assert!(get(at, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
-        health.has("key");
-        health.lacks("log store", "no route");
-        let answer = get(at, "GET /readyz HTTP/1.1\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nlog store: no route\n"), "{answer}");
-        health.has("log store");
-        assert!(get(at, "GET /readyz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
-        assert!(get(at, "GET /secrets HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
-        assert!(get(at, "POST /healthz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405 "));
-        let running = Running::new(&health);
-        assert!(get(at, "GET /metrics HTTP/1.1\r\n\r\n").await.contains("\nhawser_worker_running 1\n"));
-        drop(running);
-        assert!(get(at, "GET /metrics HTTP/1.1\r\n\r\n").await.contains("\nhawser_worker_running 0\n"));
-        assert!(serve(health, at).await.is_err());
+    async fn a_worker_says_so_where_it_cant_listen() {
+        let at = serve(Health::waiting_for(&[]), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let failure = serve(Health::waiting_for(&[]), at).await.unwrap_err();
+        assert!(failure.message.contains(&at.to_string()), "{}", failure.message);
     }
 }

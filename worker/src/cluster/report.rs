@@ -1,4 +1,4 @@
-//! What is told about a running cycle, and where it is gathered.
+//! The events of a running cycle, and the report that they make.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,55 +16,41 @@ pub enum Told {
     Event(Event),
     /// A snapshot is about to be taken.
     Taking,
-    /// It stands.
     Taken {
-        /// Its name.
         name: String,
-        /// Its reference.
         reference: String,
         /// When it was taken, by vCenter's clock.
         taken: jiff::Timestamp,
-        /// Whether the guest was at rest.
         quiesced: bool,
-        /// Whether the VM was powered off.
         powered_off: bool,
     },
     /// It is about to be removed.
     Releasing {
-        /// Its reference.
         reference: String,
     },
-    /// It is gone.
     Released {
-        /// Its reference.
         reference: String,
     },
     /// A task of vCenter runs.
     Task {
-        /// Its reference.
         id: String,
-        /// What it does.
         method: String,
-        /// How far it is.
         percent: Option<u8>,
     },
     /// A disk is compared in full, for this reason, or because it was asked for.
     Full {
-        /// The disk.
         disk: DiskKey,
-        /// Why.
         reason: Option<Reason>,
     },
     /// Something is waited for, or was tried in vain.
     Waiting {
-        /// Why.
         reason: Reason,
         /// What it is, and what helps.
         message: String,
     },
 }
 
-/// Gathers what is told, and wakes whoever writes it down.
+/// Gathers events into the report, and wakes the status writer.
 pub struct Reporter {
     clock: Arc<dyn Clock>,
     report: Mutex<Report>,
@@ -72,19 +58,17 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// From a first report on.
+    /// Starts from a first report.
     #[must_use]
     pub fn new(report: Report, clock: Arc<dyn Clock>) -> Self {
         Self { clock, report: Mutex::new(report), news: Notify::new() }
     }
 
-    /// Takes note.
     pub fn tell(&self, told: &Told) {
         let now = self.clock.now();
         self.change(|report| report.take(told, now));
     }
 
-    /// Changes the report.
     pub fn change(&self, change: impl FnOnce(&mut Report)) {
         change(&mut self.lock());
         self.news.notify_one();
@@ -96,7 +80,7 @@ impl Reporter {
         self.lock().clone()
     }
 
-    /// Returns when something was told since the last time.
+    /// Returns when the report has changed since the last call.
     pub async fn news(&self) {
         self.news.notified().await;
     }

@@ -104,7 +104,6 @@ impl Report {
         self.edges
     }
 
-    /// Takes note.
     pub fn take(&mut self, told: &Told, now: Timestamp) {
         match told {
             Told::Event(event) => self.event(event, now),
@@ -447,9 +446,7 @@ pub struct Written {
     pub at: Duration,
     /// [`Report::edges`] of it.
     pub edges: u64,
-    /// It.
     pub source: SourceStatus,
-    /// Its conditions.
     pub conditions: Vec<Condition>,
 }
 

@@ -108,7 +108,7 @@ fn what_keeps_a_snapshot_is_told_by_the_condition_that_it_keeps() {
 
 /// A removal may run for hours: meanwhile nobody is to look for what has failed before it.
 #[test]
-fn a_task_that_gets_on_takes_back_what_was_tried_in_vain_before_it() {
+fn a_task_that_gets_on_clears_the_failures_before_it() {
     let mut report = Report::begin("gateway-0", None, at(0));
     let busy = |message: &str| Told::Waiting { reason: Reason::SourceBusy, message: message.into() };
     let task = |method: &str| Told::Task { id: "task-1".into(), method: method.into(), percent: Some(5) };

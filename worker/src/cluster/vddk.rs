@@ -56,7 +56,6 @@ const SHELL: &str = r#"LD_LIBRARY_PATH=$1; export LD_LIBRARY_PATH; shift; exec "
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// nbdkit.
     pub nbdkit: PathBuf,
     /// VMware's library: the folder with `lib64` in it.
     pub libdir: PathBuf,
@@ -71,7 +70,6 @@ pub struct DiskAt {
     pub port: Option<u16>,
     /// Who logs in.
     pub user: String,
-    /// The password.
     pub password: Secret,
     /// The SHA-1 thumbprint of its certificate, with colons.
     pub thumbprint: String,
@@ -143,7 +141,6 @@ impl VddkSource {
         }
     }
 
-    /// Its session.
     #[must_use]
     pub fn session(&self) -> Session {
         self.session.clone()

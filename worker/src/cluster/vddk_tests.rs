@@ -101,7 +101,7 @@ async fn the_password_comes_by_the_descriptor() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_want_to_end_is_killed() {
+async fn a_server_that_does_not_end_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let program = script(folder.path(), "trap '' TERM; echo 'nbdkit: error: deaf' >&2; while :; do sleep 0.1; done");
     let process = start(&program, &["vddk"]);
@@ -118,7 +118,7 @@ async fn one_that_does_not_want_to_end_is_killed() {
 }
 
 #[tokio::test]
-async fn one_that_dies_is_told_by_its_last_words() {
+async fn a_server_that_dies_is_told_by_its_last_words() {
     let folder = tempfile::tempdir().unwrap();
     let program = script(folder.path(), "echo 'nbdkit: debug: hello' >&2; echo 'nbdkit: error: vddk: no such thing' >&2; exit 1");
     assert_eq!(open(&program, &["vddk"]).await.err(), Some(SourceError::Unreachable("vddk: no such thing".into()).into()));
@@ -128,7 +128,7 @@ async fn one_that_dies_is_told_by_its_last_words() {
 
 /// Each try is a login at vCenter.
 #[tokio::test]
-async fn a_disk_that_is_refused_is_asked_for_once_however_late_the_words_come() {
+async fn a_refused_disk_is_asked_for_once_however_late_the_answer() {
     let folder = tempfile::tempdir().unwrap();
     let count = folder.path().join("count");
     // The client hears of the refusal; the words come later.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use backoff::Backoff;
 use blocklog::clock::Clock;
 use crds::ReplicationCycle;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -20,9 +21,7 @@ use super::{
 /// The pause after a write that failed.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long the apiserver may take to tell what was written last. Doubled each time it has not.
-const ECHO: Duration = Duration::from_secs(2);
-/// The longest.
-const LONGEST: Duration = Duration::from_secs(60);
+const ECHO: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 
 /// The one writer of the gateway's part of a cycle's status.
 ///
@@ -73,17 +72,17 @@ impl Writer {
     /// after the last one.
     pub(super) async fn stand(&mut self) {
         self.finish().await;
-        let (mut told, mut pause) = (self.told.clone(), ECHO);
+        let (mut told, mut late) = (self.told.clone(), 0);
         while told.changed().await.is_ok() {
-            self.clock.sleep(pause).await;
+            self.clock.sleep(ECHO.wait(late, 0)).await;
             let Some(cycle) = told.borrow_and_update().clone() else { return };
             if is_over(&cycle) {
-                pause = ECHO;
+                late = 0;
             } else {
                 tracing::info!(cycle = self.name, "its status is an older one, or is told late: it is written again");
                 self.write().await;
                 told.mark_changed();
-                pause = (pause * 2).min(LONGEST);
+                late += 1;
             }
         }
     }

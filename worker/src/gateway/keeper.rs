@@ -4,7 +4,7 @@
 //! when the keeper has noted its last segment, so that what a crash can cost is bounded: a segment that is durable and not noted, one that is being
 //! made, and what is in memory.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use blocklog::{
     cycle::{Figures, Run, Snapshot, State},
@@ -13,7 +13,11 @@ use blocklog::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{GatewayError, Kept, Lost, resume::Counted};
+use super::{
+    GatewayError, Kept,
+    resume::Counted,
+    transfer::{Reading, Transfer},
+};
 use crate::{
     env::{Env, Event},
     patience::renewing,
@@ -55,21 +59,14 @@ enum Wake {
 }
 
 impl<'a> Keeper<'a> {
-    pub(super) fn new(
-        env: &'a Env,
-        control: &'a dyn SnapshotControl,
-        snapshot: &'a Snapshot,
-        held: &'a mut Held<State>,
-        epoch: Epoch,
-        kept: Kept,
-        notes: mpsc::Receiver<Note>,
-    ) -> Self {
+    pub(super) fn new(transfer: &Transfer<'a>, held: &'a mut Held<State>, kept: Kept, notes: mpsc::Receiver<Note>) -> Self {
+        let Transfer { env, control, snapshot, epoch, .. } = *transfer;
         let now = env.clock.monotonic();
         Self { env, control, snapshot, held, epoch, kept, notes, next_renewal: now, next_check: now + env.limits.check_every }
     }
 
-    /// Runs until every disk is read and checked.
-    pub(super) async fn run(&mut self) -> Result<Result<(), Lost>, GatewayError> {
+    /// Runs until every disk is read and checked, or the snapshot is gone.
+    pub(super) async fn run(&mut self) -> Result<Reading, GatewayError> {
         while !self.held.value().disks.values().all(|disk| disk.read) {
             let wake = tokio::select! {
                 biased;
@@ -77,24 +74,20 @@ impl<'a> Keeper<'a> {
                 () = self.env.clock.sleep_until(self.next_check) => Wake::Check,
                 Some(note) = self.notes.recv() => Wake::Note(note),
             };
-            match wake {
+            let stands = match wake {
                 Wake::Renew => {
                     self.held.renew().await?;
                     self.next_renewal = self.env.clock.monotonic() + RENEW_EVERY;
+                    true
                 }
-                Wake::Check => {
-                    if let Err(lost) = self.check(None).await? {
-                        return Ok(Err(lost));
-                    }
-                }
-                Wake::Note(note) => {
-                    if let Err(lost) = self.take(note).await? {
-                        return Ok(Err(lost));
-                    }
-                }
+                Wake::Check => self.check(&BTreeSet::new()).await?,
+                Wake::Note(note) => self.take(note).await?,
+            };
+            if !stands {
+                return Ok(Reading::SnapshotLost);
             }
         }
-        Ok(Ok(()))
+        Ok(Reading::Complete)
     }
 
     /// Whether the snapshot still stands.
@@ -107,11 +100,11 @@ impl<'a> Keeper<'a> {
         self.kept
     }
 
-    /// Notes everything that disks have told by now, in one write.
-    async fn take(&mut self, first: Note) -> Result<Result<(), Lost>, GatewayError> {
+    /// Notes everything that disks have told by now, in one write. False where the snapshot was found to be gone.
+    async fn take(&mut self, first: Note) -> Result<bool, GatewayError> {
         let mut next = self.held.value().clone();
         let mut waiting = Vec::new();
-        let mut read = BTreeMap::new();
+        let mut read = BTreeSet::new();
         let mut note = Some(first);
         while let Some(told) = note {
             let (disk, step) = match told {
@@ -123,7 +116,7 @@ impl<'a> Keeper<'a> {
                     (disk, step)
                 }
                 Note::Read { disk, step } => {
-                    read.insert(disk, ());
+                    read.insert(disk);
                     (disk, step)
                 }
             };
@@ -138,23 +131,24 @@ impl<'a> Keeper<'a> {
         for noted in waiting {
             let _ = noted.send(());
         }
-        if read.is_empty() { Ok(Ok(())) } else { self.check(Some(read)).await }
+        if read.is_empty() { Ok(true) } else { self.check(&read).await }
     }
 
-    /// Looks whether the snapshot stands. If it does, everything durable by now was read from a sound one, and the disks of `read` are done.
-    async fn check(&mut self, read: Option<BTreeMap<DiskKey, ()>>) -> Result<Result<(), Lost>, GatewayError> {
+    /// Looks whether the snapshot stands; false where it is gone. If it stands, everything durable by now was read from a sound one, and the disks
+    /// of `read` are done.
+    async fn check(&mut self, read: &BTreeSet<DiskKey>) -> Result<bool, GatewayError> {
         let durable = self.held.value().clone();
         if !self.stands().await? {
-            return Ok(Err(Lost));
+            return Ok(false);
         }
         let mut next = durable;
         for (disk, progress) in &mut next.disks {
             progress.runs.iter_mut().for_each(|run| run.checked = run.durable);
-            progress.read |= read.as_ref().is_some_and(|read| read.contains_key(disk));
+            progress.read |= read.contains(disk);
         }
         self.held.write(next).await?;
         self.next_check = self.env.clock.monotonic() + self.env.limits.check_every;
-        Ok(Ok(()))
+        Ok(true)
     }
 }
 

@@ -8,6 +8,7 @@ mod keeper;
 mod plan;
 mod read;
 mod resume;
+mod transfer;
 mod upload;
 
 use std::collections::BTreeMap;
@@ -22,16 +23,17 @@ use blocklog::{
     ledger::Ledger,
     names,
     plant::{Plant, planted},
-    segment::MAX_SEGMENT,
     store::{LeaseId, StoreError},
 };
-use futures::{StreamExt, stream::FuturesUnordered};
+use extents::ExtentSet;
 use source::SourceError;
-use tokio::sync::mpsc;
 
-use self::{keeper::Keeper, plan::DiskPlan, resume::Counted};
+use self::{
+    resume::Counted,
+    transfer::{Reading, Transfer},
+};
 use crate::{
-    env::{Env, Event, Limits},
+    env::{Env, Event},
     patience::renewing,
     snapshot::{Changes, SnapshotControl, SnapshotError},
 };
@@ -47,7 +49,7 @@ pub struct Job {
     pub full: bool,
 }
 
-/// How it ended. The snapshot is gone in both cases.
+/// How a gateway's cycle ended. The snapshot is gone in both cases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// The manifest stands.
@@ -55,36 +57,24 @@ pub enum End {
         /// The digest of its blob.
         manifest: Digest,
     },
-    /// There will be none, by this reason word. The next cycle covers the same ground.
-    Failed {
-        /// The word.
-        reason: String,
-    },
+    /// There will be no manifest, by this reason word. The next cycle covers the same ground.
+    Failed { reason: String },
 }
 
 /// Why a gateway stopped before the end. A successor goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GatewayError {
-    /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
     /// The source's side.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// A disk of the source.
     #[error("disk {disk}: {error}")]
-    Source {
-        /// The disk.
-        disk: DiskKey,
-        /// What was wrong.
-        error: SourceError,
-    },
+    Source { disk: DiskKey, error: SourceError },
     /// A disk has grown: its seed has to be made anew.
     #[error("disk {disk} has {size} bytes, its seed was made for {capacity}")]
     SourceGrown {
-        /// The disk.
         disk: DiskKey,
-        /// Its size.
         size: u64,
         /// What the seed was made for.
         capacity: u64,
@@ -129,9 +119,6 @@ impl From<StoreError> for GatewayError {
         Self::Log(error.into())
     }
 }
-
-/// The snapshot is gone.
-struct Lost;
 
 /// Goes on with a cycle until its manifest stands or it has failed, and its snapshot is gone.
 ///
@@ -241,6 +228,8 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
     let (epoch, key) = claim(env, held).await?;
     let snapshot = snapshot(env, control, held).await?;
     let stands = renewing(env, held, control.stands(&snapshot)).await??;
+    // A successor finds the modes decided, and asks for the areas of the disks that are left.
+    let mut areas = Areas::new();
     if held.value().disks.is_empty() {
         if !stands {
             return finish(env, control, held, End::Failed { reason: "SnapshotLost".to_owned() }).await;
@@ -249,18 +238,17 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
         if let Some(disk) = ledger.seeds.keys().find(|disk| !snapshot.change_ids.contains_key(disk)) {
             return Err(GatewayError::DiskGone(*disk));
         }
-        decide_modes(env, control, job, &ledger, &snapshot, held).await?;
+        areas = decide_modes(env, control, job, &ledger, &snapshot, held).await?;
     }
     let done = resume::durable(env, held, stands).await?;
-    let (kept, lost) = if stands {
-        match transfer(env, control, &ledger, &snapshot, held, epoch, &key, done).await? {
-            (kept, Ok(())) => (kept, false),
-            (kept, Err(Lost)) => (kept, true),
-        }
+    let (kept, reading) = if stands {
+        let env = &transfer::sized_for(env, &ledger);
+        let transfer = Transfer { env, control, snapshot: &snapshot, of: job.of, epoch, key: &key };
+        transfer.run(&ledger, held, areas, done).await?
     } else {
-        (done, true)
+        (done, Reading::SnapshotLost)
     };
-    let end = match manifest(held.value(), &ledger, &snapshot, kept, lost) {
+    let end = match manifest(held.value(), &ledger, &snapshot, kept, reading == Reading::SnapshotLost) {
         Some(manifest) => sent(env, held, &manifest).await?,
         None => End::Failed { reason: "SnapshotLost".to_owned() },
     };
@@ -331,7 +319,14 @@ async fn snapshot(env: &Env, control: &dyn SnapshotControl, held: &mut Held<Stat
     Ok(snapshot)
 }
 
-/// Decides once how each disk goes through the cycle.
+/// The areas that changed on a disk, in sectors.
+type Areas = BTreeMap<DiskKey, ExtentSet>;
+
+/// The durable segments of each disk that count.
+type Kept = BTreeMap<DiskKey, Vec<Counted>>;
+
+/// Decides once how each disk goes through the cycle. Returns the changed areas of the disks of which they are known: to have them listed takes a
+/// large disk's host a while, so its transfer need not ask again.
 async fn decide_modes(
     env: &Env,
     control: &dyn SnapshotControl,
@@ -339,12 +334,16 @@ async fn decide_modes(
     ledger: &Ledger,
     snapshot: &Snapshot,
     held: &mut Held<State>,
-) -> Result<(), GatewayError> {
+) -> Result<Areas, GatewayError> {
     let mut next = held.value().clone();
+    let mut known = Areas::new();
     for disk in ledger.seeds.keys() {
         let mode = match ledger.baseline.get(disk) {
             Some(since) if !job.full => match renewing(env, held, control.changed(snapshot, *disk, since)).await?? {
-                Changes::Areas(_) => Mode::Changed,
+                Changes::Areas(areas) => {
+                    known.insert(*disk, areas);
+                    Mode::Changed
+                }
                 Changes::Unknown(_) => Mode::Full,
             },
             _ => Mode::Full,
@@ -352,62 +351,7 @@ async fn decide_modes(
         next.disks.insert(*disk, DiskProgress { mode, runs: Vec::new(), read: false, figures: Default::default() });
     }
     held.write(next).await?;
-    Ok(())
-}
-
-type Kept = BTreeMap<DiskKey, Vec<Counted>>;
-
-/// Reads and uploads what is missing, until everything is recorded or the snapshot is found to be gone.
-#[allow(clippy::too_many_arguments, reason = "what a transfer is made of")]
-async fn transfer(
-    env: &Env,
-    control: &dyn SnapshotControl,
-    ledger: &Ledger,
-    snapshot: &Snapshot,
-    held: &mut Held<State>,
-    epoch: Epoch,
-    key: &Secret,
-    done: Kept,
-) -> Result<(Kept, Result<(), Lost>), GatewayError> {
-    let open: Vec<_> =
-        held.value().disks.iter().filter(|(_, progress)| !progress.read).map(|(disk, progress)| (*disk, progress.mode)).collect();
-    let mut plans = Vec::new();
-    for (disk, mode) in open {
-        let covered = done.get(&disk).map(|counted| resume::extents(counted)).unwrap_or_default();
-        let fresh = held.value().disks[&disk].runs.iter().all(|run| run.durable == 0);
-        match renewing(env, held, plan::disk(env, control, ledger, snapshot, disk, mode, covered)).await?? {
-            Some(plan) => plans.push((plan, fresh)),
-            // The changes that this disk began with can't be told any more.
-            None => return Ok((done, Err(Lost))),
-        }
-    }
-    // At most a million segments in a cycle, whatever the size of its disks: the manifest names each, and has to stay readable.
-    let total: u64 = ledger.seeds.values().map(|seed| seed.capacity).sum();
-    let segment = env.limits.segment.max(total >> 20).min(MAX_SEGMENT);
-    let env = &Env { limits: Limits { segment, ..env.limits }, ..env.clone() };
-    let (sender, receiver) = mpsc::channel(plans.len().max(1) * 2);
-    let of = held.value().of;
-    let mut keeper = Keeper::new(env, control, snapshot, held, epoch, done, receiver);
-    let mut waiting = plans.into_iter();
-    let start = |(plan, fresh): (DiskPlan, bool)| upload::disk(env, control, snapshot, of, epoch, key, plan, fresh, sender.clone());
-    let mut running: FuturesUnordered<_> = waiting.by_ref().take(env.limits.disks.max(1)).map(start).collect();
-    let transfers = async {
-        while let Some(result) = running.next().await {
-            result?;
-            running.extend(waiting.by_ref().next().map(start));
-        }
-        Ok::<(), GatewayError>(())
-    };
-    // The keeper ends when every disk is recorded, or the snapshot is gone, or the lease is lost. The transfers end first only by an error.
-    let result = tokio::select! {
-        biased;
-        end = keeper.run() => end?,
-        Err(error) = transfers => {
-            // The usual reason why a source stops answering is that its snapshot is gone.
-            if matches!(error, GatewayError::Source { .. }) && !keeper.stands().await? { Err(Lost) } else { return Err(error) }
-        }
-    };
-    Ok((keeper.into_kept(), result))
+    Ok(known)
 }
 
 /// The manifest of what counts, or none where that can't make a cycle.
@@ -494,3 +438,6 @@ async fn finish(env: &Env, control: &dyn SnapshotControl, held: &mut Held<State>
     held.write(next).await?;
     Ok(end)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use blocklog::{
-    cycle::{Manifest, Mode, Snapshot},
+    cycle::{Manifest, Mode},
     document,
     fingerprints::{Fingerprints, Place},
     ids::{CycleId, DiskKey},
@@ -12,11 +12,8 @@ use blocklog::{
 };
 use extents::{ExtentSet, SECTOR};
 
-use super::GatewayError;
-use crate::{
-    env::Env,
-    snapshot::{Changes, SnapshotControl},
-};
+use super::{GatewayError, transfer::Transfer};
+use crate::{env::Env, snapshot::Changes};
 
 /// Changed areas nearer to each other than this are read and sent as one: a request and a record cost more than the bytes between.
 const GAP: u64 = (16 << 10) / SECTOR;
@@ -33,24 +30,31 @@ pub(super) struct DiskPlan {
     pub(super) changed: u64,
 }
 
-/// The plan of one disk, or none where its changes can't be told any more. `covered` is what predecessors have sent.
+/// The plan of one disk, or none where its changes can't be told any more. `areas` are its changes, where they are known already; `covered` is what
+/// predecessors have sent.
 pub(super) async fn disk(
-    env: &Env,
-    control: &dyn SnapshotControl,
+    transfer: &Transfer<'_>,
     ledger: &Ledger,
-    snapshot: &Snapshot,
     disk: DiskKey,
     mode: Mode,
+    areas: Option<ExtentSet>,
     covered: ExtentSet,
 ) -> Result<Option<DiskPlan>, GatewayError> {
+    let env = transfer.env;
     let capacity = ledger.seeds[&disk].capacity;
     let place = Place { vm: ledger.vm, incarnation: ledger.incarnation, disk, capacity, block: ledger.block };
     let sectors = capacity / SECTOR;
     let (target, fingerprints) = match mode {
         Mode::Full => (ExtentSet::all(sectors), Some(fingerprints(env, ledger, place).await?)),
         Mode::Changed => {
-            let Some(since) = ledger.baseline.get(&disk) else { return Ok(None) };
-            let Changes::Areas(areas) = control.changed(snapshot, disk, since).await? else { return Ok(None) };
+            let areas = match areas {
+                Some(areas) => areas,
+                None => {
+                    let Some(since) = ledger.baseline.get(&disk) else { return Ok(None) };
+                    let Changes::Areas(areas) = transfer.control.changed(transfer.snapshot, disk, since).await? else { return Ok(None) };
+                    areas
+                }
+            };
             let areas = areas.within(0..sectors).coalesce(GAP);
             (areas.union(&in_doubt(env, ledger, place, &areas).await?), None)
         }

@@ -157,7 +157,7 @@ async fn transferred_of(env: &Env, host: &Arc<Host>, blocks: u64) -> Result<Vec<
 }
 
 #[tokio::test]
-async fn a_host_without_memory_is_asked_for_less_at_a_time_and_nothing_is_left_out() {
+async fn a_host_without_memory_is_asked_for_less_at_a_time() {
     let (env, host) = (env(), Host::new(1, u32::MAX));
     assert_eq!(transferred(&env, &host).await.unwrap(), (0..BLOCKS).collect::<Vec<_>>());
     assert_eq!(host.most.load(Ordering::SeqCst), 4, "it was asked for all at first");
@@ -171,7 +171,7 @@ async fn a_host_without_memory_is_asked_for_less_at_a_time_and_nothing_is_left_o
 }
 
 #[tokio::test]
-async fn a_session_that_dies_is_opened_anew_and_the_reading_goes_on_where_it_was() {
+async fn a_session_that_dies_is_opened_anew_where_the_reading_was() {
     let (env, host) = (env(), Host::new(u32::MAX, 5));
     assert_eq!(transferred(&env, &host).await.unwrap(), (0..BLOCKS).collect::<Vec<_>>());
     assert!((4..=8).contains(&host.opened.load(Ordering::SeqCst)), "{:?}", host.opened);
@@ -190,7 +190,7 @@ async fn a_disk_whose_snapshot_is_gone_is_not_opened_anew() {
 }
 
 #[tokio::test]
-async fn a_disk_of_another_size_than_its_seed_ends_the_cycle_before_anything_is_read() {
+async fn a_disk_of_another_size_than_its_seed_is_not_read() {
     let (env, host) = (env(), Host::new(u32::MAX, u32::MAX));
     let grown = transferred_of(&env, &host, BLOCKS - 1).await.unwrap_err();
     assert!(matches!(grown, GatewayError::SourceGrown { .. }) && grown.is_final(), "{grown}");

@@ -2,6 +2,7 @@
 
 use blocklog::{
     LogError,
+    codec::Descriptor,
     cycle::State,
     held::Held,
     ids::{DiskCycle, Epoch},
@@ -78,7 +79,7 @@ async fn tail(env: &Env, of: DiskCycle, epoch: Epoch, n: u32, key: &Secret, size
         let end = env.store.get_range(&name, size.saturating_sub(length)..size).await?;
         match segment::read_tail(&name, of, epoch, n, key, size, &end)? {
             Ok(tail) => {
-                let extents = tail.records.iter().map(segment::Descriptor::sectors).collect();
+                let extents = tail.records.iter().map(Descriptor::sectors).collect();
                 return Ok(Counted { segment: tail.segment, extents });
             }
             Err(needed) => length = needed,

@@ -5,8 +5,8 @@ use std::{future, ops::Range};
 use blocklog::{
     LogError,
     codec::{Record, Sealer},
-    cycle::{Figures, Snapshot},
-    ids::{CycleId, DiskCycle, Epoch},
+    cycle::Figures,
+    ids::{DiskCycle, Epoch},
     keys::Secret,
     names,
     plant::{Plant, planted},
@@ -27,31 +27,21 @@ use super::{
     plan::DiskPlan,
     read::{self, Budget, Counters, Out},
     resume::Counted,
+    transfer::Transfer,
 };
 use crate::{
     env::{Env, Event},
     patience,
-    snapshot::SnapshotControl,
 };
 
 /// How many results of reading wait for the upload.
 const WAITING: usize = 4;
 
 /// Sends one disk. Returns when the keeper has been told that all of it is read.
-#[allow(clippy::too_many_arguments, reason = "what a transfer is made of")]
-pub(super) async fn disk(
-    env: &Env,
-    control: &dyn SnapshotControl,
-    snapshot: &Snapshot,
-    of: CycleId,
-    epoch: Epoch,
-    key: &Secret,
-    plan: DiskPlan,
-    fresh: bool,
-    notes: mpsc::Sender<Note>,
-) -> Result<(), GatewayError> {
+pub(super) async fn disk(transfer: &Transfer<'_>, plan: DiskPlan, fresh: bool, notes: mpsc::Sender<Note>) -> Result<(), GatewayError> {
+    let Transfer { env, control, snapshot, epoch, key, .. } = *transfer;
     let disk = plan.place.disk;
-    let of = DiskCycle { of, disk };
+    let of = DiskCycle { of: transfer.of, disk };
     env.progress.note(Event::Reading { disk, mode: plan.mode, changed: plan.changed });
     let counters = Counters::default();
     let sealer = Sealer::new(of, key);

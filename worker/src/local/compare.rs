@@ -59,9 +59,7 @@ async fn pieces_of(one: &dyn DiskSource, other: &dyn DiskSource, piece: Range<u6
 pub struct Differences {
     /// The first ten, in bytes.
     pub first: Vec<Range<u64>>,
-    /// How many there are.
     pub count: u64,
-    /// Their bytes.
     pub bytes: u64,
     end: Option<u64>,
 }

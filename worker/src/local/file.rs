@@ -30,17 +30,12 @@ pub struct CycleFile {
     pub full: bool,
     /// The name that the frozen image has, and so the change ID that its cycle makes.
     pub snapshot: Option<String>,
-    /// The disks.
     pub disks: BTreeMap<DiskKey, Disk>,
-    /// Where the log lies.
     pub log_store: StoreAt,
-    /// The key file.
     pub key: PathBuf,
-    /// How much at a time.
     pub tuning: Tuning,
 }
 
-/// One disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// What is read.
@@ -51,13 +46,11 @@ pub struct Disk {
     pub replica: ReplicaAt,
 }
 
-/// A source.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "SourceFields")]
 pub enum SourceAt {
     /// A raw image or a block device.
     File(PathBuf),
-    /// An export.
     Nbd(NbdTarget),
 }
 
@@ -82,13 +75,10 @@ pub enum ChangedBy {
     CompareWith(PathBuf),
 }
 
-/// A replica.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "ReplicaFields")]
 pub enum ReplicaAt {
-    /// A raw file.
     File(PathBuf),
-    /// A page blob.
     PageBlob(PageBlobAt),
     /// A managed disk that is open for upload.
     Sas {
@@ -101,7 +91,6 @@ pub enum ReplicaAt {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PageBlobAt {
-    /// Its URL.
     pub url: SecretUrl,
     /// A file that holds the account's key.
     pub account_key_file: Option<PathBuf>,
@@ -109,22 +98,17 @@ pub struct PageBlobAt {
     pub sas_file: Option<PathBuf>,
 }
 
-/// Where the log lies.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "StoreFields")]
 pub enum StoreAt {
-    /// A folder.
     Directory(PathBuf),
-    /// A container.
     Azure(AzureAt),
 }
 
 /// A container and the way in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AzureAt {
-    /// The account.
     pub account: AccountUrl,
-    /// The container.
     pub container: String,
     /// A file that holds a shared access signature, or the account's key.
     pub secret: SecretFile,
@@ -133,9 +117,7 @@ pub struct AzureAt {
 /// What a secret file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretFile {
-    /// A shared access signature.
     Sas(PathBuf),
-    /// An account key.
     AccountKey(PathBuf),
 }
 

@@ -43,7 +43,6 @@ pub struct Images {
     seen: Mutex<Option<String>>,
 }
 
-/// One image.
 struct Image {
     source: SourceAt,
     /// Bytes, as it was first opened.

@@ -10,7 +10,7 @@ use blocklog::{
     LogError,
     blob_name::BlobName,
     clock::SystemClock,
-    codec::{self, Codec},
+    codec::{self, Codec, Descriptor},
     cycle::{Epochs, KeyCheck, Manifest, ManifestDisk, Order, Receipt, State},
     document::{self, Document},
     fingerprints::{CHUNK_BLOCKS, Fingerprints, Index, Place},
@@ -19,7 +19,7 @@ use blocklog::{
     keys::{KeyRing, Secret},
     ledger::{IndexRef, Ledger},
     names,
-    segment::{self, Descriptor, Segment, SegmentRef, Tail},
+    segment::{self, Segment, SegmentRef, Tail},
     setback::Setback,
     store::{LogStore, StoreError},
 };
@@ -47,9 +47,7 @@ pub struct Inspector {
 /// Counts and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
-    /// How many blobs.
     pub count: u64,
-    /// Their bytes.
     pub bytes: u64,
 }
 
@@ -105,7 +103,6 @@ pub struct CycleSummary {
 /// A blob that is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
-    /// It.
     pub blob: String,
     /// What does not hold.
     pub what: String,

@@ -70,12 +70,11 @@ const IMAGES: &str = "images";
 /// How often a gateway or an applier is started anew after an error that may pass. Each has tried for minutes by itself.
 const STARTS: u32 = 3;
 
-/// Something that people want to know beside the [`Event`]s.
+/// What a run on one machine reports beside the [`Event`]s.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// A cycle begins, or goes on.
     Cycle {
-        /// It.
         of: CycleId,
         /// True where an interrupted run began it.
         resumed: bool,
@@ -84,7 +83,6 @@ pub enum Told {
     Warning(String),
     /// A disk is compared with its replica: bytes done, and all.
     Comparing {
-        /// The disk.
         disk: DiskKey,
         /// Bytes compared so far.
         done: u64,
@@ -93,9 +91,8 @@ pub enum Told {
     },
 }
 
-/// Is told how a run goes. It must not block.
+/// Receives what a run reports. It must not block.
 pub trait Listener: Progress {
-    /// Takes note.
     fn tell(&self, told: Told);
 }
 

@@ -18,9 +18,7 @@ pub struct Outcome {
     pub recovery_point: Timestamp,
     /// Cycles of interrupted runs that were finished before it.
     pub finished: Vec<u64>,
-    /// Each disk.
     pub disks: Vec<DiskOutcome>,
-    /// How long the run took.
     pub seconds: f64,
 }
 
@@ -28,7 +26,6 @@ pub struct Outcome {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskOutcome {
-    /// The disk.
     pub disk: u32,
     /// How it went through the cycle.
     pub mode: Mode,

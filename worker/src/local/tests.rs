@@ -23,7 +23,7 @@ async fn local(folder: &std::path::Path) -> Local {
 /// A gateway that made the manifest up again, of what it has read from one state of the images and the change IDs of another, would lose what
 /// changed in between for good.
 #[tokio::test]
-async fn a_manifest_that_was_deleted_is_not_made_again_from_later_images() {
+async fn a_deleted_manifest_is_not_made_again_from_later_images() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a"), vec![1; 4096]).unwrap();
     fs::write(folder.path().join("key"), format!("1 {}\n", "07".repeat(32))).unwrap();

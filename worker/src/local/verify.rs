@@ -27,7 +27,6 @@ const UNIT: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checked {
-    /// The disk.
     #[serde(serialize_with = "number")]
     pub disk: DiskKey,
     /// Bytes of the source.
@@ -37,7 +36,6 @@ pub struct Checked {
     /// Where they differ.
     #[serde(flatten, serialize_with = "differences")]
     pub differences: Differences,
-    /// How long it took.
     pub seconds: f64,
 }
 

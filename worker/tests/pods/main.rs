@@ -20,6 +20,14 @@ async fn sent(gateway: &Gateway) {
     assert!(matches!(result, Ok(End::Sent { .. })), "{result:?}");
 }
 
+/// Returns when the gateway has said that its snapshot is taken.
+async fn snapshot_taken(world: &World, gateway: &Gateway) {
+    let source = || gateway.reporter.report().status(&[], None, world.clock.now()).0;
+    while source().snapshot.is_none_or(|found| found.state != SnapshotState::Taken) {
+        gateway.reporter.news().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_initial_cycle_and_deltas() {
     let world = World::new().await;
@@ -73,7 +81,7 @@ async fn a_hidden_revert_is_seen_by_the_lineage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_that_stops_is_succeeded_and_its_snapshot_goes_at_the_end() {
+async fn a_gateway_that_stops_leaves_its_snapshot_to_a_successor() {
     let world = World::new().await;
     world.write(2000, 0, 8 * MIB, 1).await;
     let of = world.cycle().await;
@@ -90,7 +98,7 @@ async fn a_gateway_that_stops_is_succeeded_and_its_snapshot_goes_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancelled_it_leaves_no_snapshot_and_no_manifest() {
+async fn a_cancelled_cycle_leaves_no_snapshot_and_no_manifest() {
     let world = World::new().await;
     world.write(2000, 0, 8 * MIB, 1).await;
     let of = world.cycle().await;
@@ -156,7 +164,7 @@ async fn a_snapshot_that_has_to_go_leaves_what_was_read() {
 /// A snapshot that somebody else has removed, and that left its deltas behind: whoever succeeds the gateway merges them, or the VM would write to
 /// them for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_removed_snapshot_has_left_is_consolidated_by_a_successor() {
+async fn a_successor_consolidates_what_a_removed_snapshot_has_left() {
     let world = World::new().await;
     world.write(2000, 0, 8 * MIB, 1).await;
     let of = world.cycle().await;
@@ -187,7 +195,7 @@ async fn a_disk_that_is_not_in_the_snapshot_ends_the_cycle() {
 
 /// The truth about the replica is gone: its cycle ends all the same, and its snapshot goes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cycle_without_a_ledger_or_a_state_that_can_be_read_leaves_no_snapshot() {
+async fn a_cycle_without_ledger_or_readable_state_leaves_no_snapshot() {
     let world = World::new().await;
     world.write(2000, 0, 8 * MIB, 1).await;
     let lost = world.gateway(world.cycle().await, world.client("sandbox"));
@@ -250,16 +258,7 @@ async fn a_snapshot_that_an_admin_removes_fails_the_cycle() {
     let hold = world.folder.path().join("hold");
     std::fs::write(&hold, "").unwrap();
     let removed = async {
-        while gateway
-            .reporter
-            .report()
-            .status(&[], None, world.clock.now())
-            .0
-            .snapshot
-            .is_none_or(|found| found.state != SnapshotState::Taken)
-        {
-            gateway.reporter.news().await;
-        }
+        snapshot_taken(&world, &gateway).await;
         let snapshot = world.snapshots().await.remove(0);
         world.ask("DELETE", &format!("/snapshots/{snapshot}"), Value::Null).await;
         std::fs::remove_file(&hold).unwrap();
@@ -276,7 +275,7 @@ async fn a_snapshot_that_an_admin_removes_fails_the_cycle() {
 
 /// What was said of a cycle whose VM somebody deletes: it ends, nothing of the replica is lost, and the next one is not tried for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vm_that_is_deleted_under_a_cycle_ends_it_and_costs_the_replica_nothing() {
+async fn a_vm_deleted_under_a_cycle_costs_the_replica_nothing() {
     let world = World::new().await;
     world.write(2000, 0, 2 * MIB, 1).await;
     let first = world.gateway(world.cycle().await, world.client("sandbox"));
@@ -289,16 +288,7 @@ async fn a_vm_that_is_deleted_under_a_cycle_ends_it_and_costs_the_replica_nothin
     let hold = world.folder.path().join("hold");
     std::fs::write(&hold, "").unwrap();
     let deleted = async {
-        while gateway
-            .reporter
-            .report()
-            .status(&[], None, world.clock.now())
-            .0
-            .snapshot
-            .is_none_or(|found| found.state != SnapshotState::Taken)
-        {
-            gateway.reporter.news().await;
-        }
+        snapshot_taken(&world, &gateway).await;
         world.ask("DELETE", "/vms/web", Value::Null).await;
         std::fs::remove_file(&hold).unwrap();
     };

@@ -190,7 +190,7 @@ async fn a_new_document_may_be_written_twice_but_not_over_another() {
 }
 
 #[tokio::test]
-async fn a_new_document_whose_answer_was_lost_is_ours_if_its_bytes_are() {
+async fn a_document_whose_answer_was_lost_is_ours_if_its_bytes_are() {
     use crate::test_support::{Fault, Faulty, Op};
     for (fault, done) in [(Fault::AnswerLost, true), (Fault::Repeated, true), (Fault::Dropped, false)] {
         let faulty = Faulty::new(store());

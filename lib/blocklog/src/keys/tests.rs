@@ -98,7 +98,7 @@ fn the_same_secret_is_never_sealed_to_the_same_bytes() {
 }
 
 #[test]
-fn after_a_rotation_the_old_version_reads_and_the_new_one_writes() {
+fn a_rotated_key_ring_reads_the_old_and_writes_the_new_version() {
     let entropy = Seeded::new(4);
     let old = KeyRing::parse(&format!("1 {}", "11".repeat(32))).unwrap();
     let sealed = old.seal("access", b"b", b"secret", &entropy);

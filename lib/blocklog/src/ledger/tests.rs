@@ -125,7 +125,7 @@ fn a_manifest_is_admitted_by_owner_basis_and_digest() {
 }
 
 #[test]
-fn a_manifest_of_another_owner_or_incarnation_is_refused_before_all_else() {
+fn a_manifest_of_another_owner_or_incarnation_is_refused_first() {
     let (theirs, incarnation) = other_owner();
     let refused = Err(Refusal::OwnedByOther { owner: owner(), incarnation: crate::fixtures::incarnation() });
     for ledger in [new_ledger(), clean(), begin(&clean(), &manifest(2, 1))] {
@@ -185,7 +185,7 @@ fn a_gateway_goes_on_only_from_the_turn_that_it_started_from() {
 }
 
 #[test]
-fn the_index_speaks_truly_of_a_begun_cycle_only_once_it_is_covered() {
+fn the_index_is_true_of_a_begun_cycle_only_once_it_is_covered() {
     let masked = |ledger: &Ledger| ledger.masked().map(|begun| begun.cycle.0).collect::<Vec<_>>();
     let dirty = begin(&begin(&clean(), &manifest(2, 1)), &manifest(3, 2));
     assert_eq!(masked(&dirty), [2, 3]);
@@ -315,7 +315,7 @@ fn a_new_seed_voids_what_was_known_of_the_old_one() {
 }
 
 #[test]
-fn fingerprints_that_cannot_be_read_are_forgotten_and_nothing_else() {
+fn unreadable_fingerprints_are_all_that_is_forgotten() {
     let ledger = clean();
     let next = ledger.forget_fingerprints(DISK);
     assert_eq!((next.index.get(&DISK), next.index.get(&OTHER_DISK)), (None, ledger.index.get(&OTHER_DISK)));
@@ -326,7 +326,7 @@ fn fingerprints_that_cannot_be_read_are_forgotten_and_nothing_else() {
 }
 
 #[test]
-fn a_take_over_goes_on_from_the_same_baseline_without_fingerprints() {
+fn a_take_over_keeps_the_baseline_and_no_fingerprints() {
     let (theirs, incarnation) = other_owner();
     let second = manifest(2, 1);
     let begun = clean().begin(&second, digest(&second), Some(time(100)));

@@ -315,7 +315,7 @@ fn an_index_that_makes_no_sense_is_refused_though_it_is_signed() {
 }
 
 #[test]
-fn a_trailer_that_does_not_fit_its_index_is_refused_though_it_is_signed() {
+fn a_signed_trailer_that_does_not_fit_its_index_is_refused() {
     let (bytes, segment) = small();
     let fields = bytes.len() - TRAILER;
     let forge = |at: usize, field: &[u8]| {

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_stops_when_it_is_dropped() {
+    async fn azurite_stops_when_it_is_dropped() {
         let azurite = Azurite::start();
         let name = azurite.create_container().await;
         let client = azurite.container_client(&name);

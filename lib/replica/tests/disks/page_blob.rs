@@ -40,7 +40,7 @@ async fn raw_create(url: &Url, size: u64, seed: Option<Uuid>) {
 }
 
 #[tokio::test]
-async fn it_is_a_vhd() {
+async fn a_page_blob_is_a_vhd() {
     let url = blob_url().await;
     // A source of odd length is rounded up to MiB.
     let disk = create(&url, CAPACITY - 512, ID).await.unwrap();

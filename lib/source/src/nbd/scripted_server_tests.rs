@@ -129,7 +129,7 @@ fn whole(request: Request) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn replies_may_come_in_any_order_and_their_chunks_among_each_other() {
+async fn replies_and_their_chunks_may_come_in_any_order() {
     let (source, mut server) = open().await;
     let first = read(&source, 0, 2048);
     let a = server.request().await;

@@ -2,17 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use backoff::{Backoff, Jitter};
 use blocklog::{
     cycle,
     ids::{ChangeId, DiskKey},
 };
-use extents::ExtentSet;
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use crate::{
-    cbt::{self, FullReason, WalkError},
-    classify::{Class, Doing, Verdict, back_off, classify},
+    classify::{Class, Doing, Verdict, classify},
     error::Error,
     fault::Fault,
     methods::{
@@ -24,7 +23,7 @@ use crate::{
     session::{Call, Client},
     snapshot::{
         Mark, Note, Owning, View,
-        lineage::{self, Lineage},
+        lineage::Lineage,
         release, standing,
         standing::{Chains, Standing},
         take,
@@ -136,28 +135,6 @@ impl Taken {
     }
 }
 
-/// What the last clean cycle knew of a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Baseline {
-    /// Its change ID.
-    pub change_id: String,
-    /// Its size then, where known.
-    pub capacity: Option<u64>,
-    /// What stayed of it, where known: [`crate::model::disk::Disk::identity`].
-    pub identity: Option<String>,
-    /// What that cycle's snapshot was built on, where known.
-    pub lineage: Option<Lineage>,
-}
-
-/// What has changed on a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changes {
-    /// These sectors, and perhaps fewer; never more.
-    Areas(ExtentSet),
-    /// It can't be told.
-    Unknown(FullReason),
-}
-
 type Notes = Arc<dyn Fn(Note) + Send + Sync>;
 
 /// The snapshots of one VM.
@@ -225,7 +202,7 @@ impl Control {
     }
 
     /// The VM, what is there, and more of its properties.
-    async fn seen(&self, more: &[&str]) -> Result<(MoRef, View, ObjectContent), Failure> {
+    pub(super) async fn seen(&self, more: &[&str]) -> Result<(MoRef, View, ObjectContent), Failure> {
         let vm = self.vm().await?;
         let (vm, result) = match self.look(&vm, more).await {
             Err(error) if gone(&error, "VirtualMachine") => {
@@ -414,90 +391,32 @@ impl Control {
         Ok(standing)
     }
 
-    /// What changed on a disk between a baseline and a snapshot.
-    ///
-    /// # Errors
-    /// [`Failure`] where asking again may help or a person has to; what makes the disk go through the cycle in full is no error.
-    pub async fn changed(&self, snapshot: &MoRef, disk: u32, since: &Baseline) -> Result<Changes, Failure> {
-        let (vm, view, _) = self.seen(&[]).await?;
-        let devices = self.taken(snapshot, &view.tree).await?.devices;
-        let Some(frozen) = devices.disk(disk) else {
-            let message = format!("the snapshot holds no disk with the key {disk}: the VM's disks are read again.");
-            return Err(Failure::Passing(Verdict { class: Class::Retry, reason: "Drift", message }));
-        };
-        let now = Lineage::of(snapshot, &view.tree, &devices);
-        let doubt = if since.lineage.as_ref().is_some_and(|before| lineage::reverted(before, &now, &view.tree)) {
-            Err(FullReason::Reverted)
-        } else if since.capacity.is_some_and(|capacity| capacity != frozen.capacity) {
-            Err(FullReason::Resized)
-        } else if since.identity.as_deref().zip(frozen.identity()).is_some_and(|(then, now)| then != now) {
-            Err(FullReason::Replaced)
-        } else {
-            let rooted = if since.lineage.as_ref().is_some_and(Lineage::can_be_left) { Err(FullReason::ForeignSnapshot) } else { Ok(()) };
-            cbt::comparable(&since.change_id, frozen.backing.change_id.as_deref()).and(rooted)
-        };
-        if let Err(reason) = doubt {
-            return Ok(Changes::Unknown(reason));
-        }
-        let mut attempts = 0;
-        loop {
-            let error = match self.walk(&vm, snapshot, disk, &since.change_id, frozen.capacity).await {
-                Ok(areas) => return Ok(Changes::Areas(areas)),
-                Err(Asked::Odd(error)) => {
-                    tracing::warn!(%error, disk, "the host's list of changes");
-                    return Ok(Changes::Unknown(FullReason::CbtAnswerOdd));
-                }
-                Err(Asked::Failed(error)) => error,
-            };
-            let verdict = classify(&error, Doing::AskingChanges);
-            match verdict.class {
-                Class::Full(reason) => return Ok(Changes::Unknown(reason)),
-                Class::Retry if verdict.reason == "SourceError" && attempts >= self.settings.tries => {
-                    return Ok(Changes::Unknown(FullReason::CbtFails));
-                }
-                Class::Retry | Class::Wait if matches!(verdict.reason, "SourceError" | "SourceBusy" | "HostUnavailable") => {
-                    self.pause(verdict.reason, verdict.message, &mut attempts).await;
-                }
-                Class::Retry | Class::Wait | Class::Block => return Err(Failure::by(verdict)),
-            }
-        }
-    }
-
-    /// The allocated areas of a disk of a snapshot: a hint only (it works best on VMFS). None where the host does not tell: all may be in use.
-    pub async fn allocated(&self, snapshot: &MoRef, disk: u32, capacity: u64) -> Option<ExtentSet> {
-        let vm = self.vm().await.ok()?;
-        match self.walk(&vm, snapshot, disk, cbt::ALLOCATED, capacity).await {
-            Ok(areas) => Some(areas),
-            Err(error) => {
-                tracing::debug!(%error, disk, "the host does not tell what is allocated");
-                None
-            }
-        }
-    }
-
-    async fn walk(&self, vm: &MoRef, snapshot: &MoRef, disk: u32, since: &str, capacity: u64) -> Result<ExtentSet, Asked> {
-        // Not by `cbt::walk`: of a closure that borrows, the compiler can't tell that its future may change threads.
-        let mut walk = cbt::Walk::new(capacity);
-        while let Some(at) = walk.next() {
-            walk.take(&self.client.changed_areas(vm, Some(snapshot), disk, at, since).await?)?;
-        }
-        Ok(walk.finish())
-    }
-
     /// Removes an own snapshot. Returns when it is gone and nothing is left to consolidate, however long that takes.
     ///
     /// # Errors
     /// [`Failure`]; `Person` where the snapshot is not ours, or somebody has to do something first.
     pub async fn release(&self, snapshot: &MoRef) -> Result<(), Failure> {
+        self.settled_without(Some(snapshot)).await?;
+        self.chains.lock().await.remove(snapshot);
+        Ok(())
+    }
+
+    /// Returns when no task that changes the VM's disks runs, and nothing is left to consolidate.
+    ///
+    /// # Errors
+    /// As [`Control::release`].
+    pub async fn settle(&self) -> Result<(), Failure> {
+        self.settled_without(None).await
+    }
+
+    /// Removes `unwanted`, where it stands, and sees to the end of what a removal leaves to be done.
+    async fn settled_without(&self, unwanted: Option<&MoRef>) -> Result<(), Failure> {
         let (mut attempts, mut removals, mut consolidations) = (0, 0, 0);
         loop {
             let (vm, view) = self.steadily().await?;
-            match release::next(snapshot, &self.owning, &view) {
-                release::Step::Done => {
-                    self.chains.lock().await.remove(snapshot);
-                    return Ok(());
-                }
-                release::Step::Refuse => {
+            match release::next(unwanted, &self.owning, &view) {
+                release::Step::Done => return Ok(()),
+                release::Step::Refuse(snapshot) => {
                     let message = format!(
                         "the name or the description of the snapshot {snapshot} is not what it was given, so it can't be told whose it is, and it is \
                          not touched. Remove it in vCenter, or give it back its name and description."
@@ -508,12 +427,12 @@ impl Control {
                     self.wait(&task, Doing::RemovingSnapshot).await?;
                 }
                 release::Step::Wait { reason, message } => self.pause(reason, message, &mut attempts).await,
-                release::Step::Remove => {
+                release::Step::Remove(snapshot) => {
                     if removals > 0 {
                         self.pause("SourceBusy", "the snapshot still stands after its removal was asked for.".into(), &mut attempts).await;
                     }
                     removals += 1;
-                    self.work(vm::remove_snapshot(snapshot), Doing::RemovingSnapshot, &mut attempts).await?;
+                    self.work(vm::remove_snapshot(&snapshot), Doing::RemovingSnapshot, &mut attempts).await?;
                 }
                 release::Step::Consolidate => {
                     // One that has failed was waited for already.
@@ -524,15 +443,6 @@ impl Control {
                 }
             }
         }
-    }
-
-    /// Returns when no task that changes the VM's disks runs, and nothing is left to consolidate.
-    ///
-    /// # Errors
-    /// As [`Control::release`].
-    pub async fn settle(&self) -> Result<(), Failure> {
-        // As after a removal that somebody has seen to.
-        self.release(&MoRef::snapshot("")).await
     }
 
     async fn consolidate(&self, vm: &MoRef, attempts: &mut u32) -> Result<bool, Failure> {
@@ -570,14 +480,20 @@ impl Control {
         // Spread over the VMs, the same each time: no need for randomness.
         let mut seed = self.owning.vm.instance.as_bytes().to_vec();
         seed.extend(attempts.to_le_bytes());
-        let jitter = f64::from(blake3::hash(&seed).as_bytes()[0]) / 255.0;
-        let wait = back_off(*attempts, self.settings.first_wait, self.settings.longest_wait, jitter);
+        let share = blake3::hash(&seed).as_bytes()[0];
+        let waits = Backoff::new(self.settings.first_wait, self.settings.longest_wait).with(Jitter::Half);
+        let wait = waits.wait(*attempts, share);
         *attempts = attempts.saturating_add(1);
         self.client.clock().sleep(wait).await;
     }
 
     pub(crate) fn owning(&self) -> &Owning {
         &self.owning
+    }
+
+    /// How often a host that fails to list changes is asked again.
+    pub(super) fn tries(&self) -> u32 {
+        self.settings.tries
     }
 }
 
@@ -593,12 +509,4 @@ fn told(mut content: ObjectContent) -> Result<ObjectContent, Error> {
 fn gone(error: &Error, kind: &str) -> bool {
     let is = |fault: &Fault| fault.is("ManagedObjectNotFound") && fault.field("obj.type").is_none_or(|of| of == kind);
     error.fault().is_some_and(is)
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Asked {
-    #[error(transparent)]
-    Odd(#[from] WalkError),
-    #[error(transparent)]
-    Failed(#[from] Error),
 }

@@ -7,6 +7,7 @@
 //! Three rules hold whatever happens: of a VM there is never more than one own snapshot, none is taken before the last one is consolidated
 //! away, and what is not ours is not touched.
 
+pub mod changes;
 pub mod control;
 pub mod lineage;
 mod mark;
@@ -16,12 +17,9 @@ pub mod take;
 
 pub use mark::{Mark, Whose};
 
-use crate::{
-    model::{
-        snapshots::{Node, Tree},
-        task::{Task, Work},
-    },
-    moref::MoRef,
+use crate::model::{
+    snapshots::{Node, Tree},
+    task::{Task, Work},
 };
 
 /// What was seen of a VM at one moment, as far as snapshots go.
@@ -75,12 +73,5 @@ pub enum Note {
     NotQuiesced {
         /// Why.
         message: String,
-    },
-    /// Another own snapshot is removed first: a worker that died has left it.
-    Removing {
-        /// It.
-        snapshot: MoRef,
-        /// Its name.
-        name: String,
     },
 }

@@ -22,31 +22,32 @@ pub enum Step {
         /// What is waited for, and what helps.
         message: String,
     },
-    /// Remove it, then look again.
-    Remove,
+    /// Remove the snapshot, then look again.
+    Remove(MoRef),
     /// Merge what it has left, then look again.
     Consolidate,
-    /// It is not ours.
-    Refuse,
+    /// The snapshot is not ours.
+    Refuse(MoRef),
 }
 
-/// What to do next, by what was seen.
+/// What to do next, by what was seen: until `unwanted` is gone, or, where there is none, until what others have removed is.
 ///
 /// Gone alone is not enough: the host may still be merging, or may have given up on it ("consolidation needed"). Only when nothing is left may
 /// another snapshot be taken, or may the cycle count as over on this side.
 #[must_use]
-pub fn next(snapshot: &MoRef, owning: &Owning, view: &View) -> Step {
+pub fn next(unwanted: Option<&MoRef>, owning: &Owning, view: &View) -> Step {
     if let Some(task) = view.task(&[Work::RemovesSnapshot, Work::Reverts, Work::Consolidates, Work::Moves, Work::TakesSnapshot]) {
         return Step::Await(task.task.clone());
     }
-    match view.tree.find(snapshot) {
-        Some(node) if owning.owns(node).is_none() => Step::Refuse,
+    let standing = unwanted.and_then(|unwanted| view.tree.find(unwanted));
+    match standing {
+        Some(node) if owning.owns(node).is_none() => Step::Refuse(node.snapshot.clone()),
         // A VM that stands still until it is answered merges nothing.
-        Some(_) | None if view.question.is_some() && (view.consolidation_needed || view.tree.find(snapshot).is_some()) => Step::Wait {
+        Some(_) | None if view.question.is_some() && (view.consolidation_needed || standing.is_some()) => Step::Wait {
             reason: "QuestionPending",
             message: format!("the VM asks: {} Answer it in vCenter", view.question.as_deref().unwrap_or_default()),
         },
-        Some(_) => Step::Remove,
+        Some(node) => Step::Remove(node.snapshot.clone()),
         None if view.consolidation_needed => Step::Consolidate,
         None => Step::Done,
     }

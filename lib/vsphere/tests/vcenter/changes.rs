@@ -4,7 +4,10 @@ use extents::ExtentSet;
 use serde_json::json;
 use vsphere::{
     cbt::FullReason,
-    snapshot::control::{Baseline, Changes, Taken},
+    snapshot::{
+        changes::{Baseline, Changes},
+        control::Taken,
+    },
 };
 
 use crate::fixture::{MIB, Simulator, Watched, vm};

@@ -20,7 +20,7 @@ use vsphere::{
 use crate::fixture::{Simulator, vm};
 
 #[tokio::test]
-async fn a_certificate_is_trusted_by_its_issuer_or_its_thumbprint_only() {
+async fn a_certificate_is_trusted_by_issuer_or_thumbprint_only() {
     let simulator = Simulator::start(&[]);
     let with = |trust| simulator.client_with("hawser", "sandbox", &trust);
     with(Trust::Bundle(simulator.ca.clone())).current_time().await.unwrap();
@@ -140,7 +140,7 @@ async fn missing_privileges_are_named() {
 }
 
 #[tokio::test]
-async fn privileges_can_be_asked_for_by_the_user_where_a_session_may_not_ask() {
+async fn privileges_are_asked_for_by_user_where_a_session_may_not() {
     let simulator = Simulator::start(&[vm("a", json!({}))]);
     let all: Vec<&'static Privilege> = PRIVILEGES.iter().collect();
     let reference = MoRef::vm(simulator.get("/vms/a").await["ref"].as_str().unwrap());

@@ -83,7 +83,7 @@ async fn the_inventory_follows_vcenter() {
 }
 
 #[tokio::test]
-async fn it_survives_the_loss_of_sessions_and_of_vcenters_health() {
+async fn a_collector_survives_the_loss_of_sessions_and_health() {
     let simulator = Simulator::start(&[vm("a", json!({})), vm("still", json!({}))]);
     let mut following = Following::of(&simulator);
     let first = following.until("everything is told", Inventory::complete).await;

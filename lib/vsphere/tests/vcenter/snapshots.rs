@@ -50,7 +50,7 @@ async fn a_snapshot_is_taken_found_watched_and_released() {
 }
 
 #[tokio::test]
-async fn one_that_is_being_taken_is_adopted() {
+async fn a_snapshot_that_is_being_taken_is_adopted() {
     let simulator = Simulator::with(&[vm("a", json!({}))], json!({"taskTimes": {"CreateSnapshotEx_Task": "1500ms"}}));
     let control = simulator.control("a").await;
     let mark = control.mark(1);
@@ -266,7 +266,7 @@ async fn tracking_is_switched_on_and_made_to_work() {
 }
 
 #[tokio::test]
-async fn a_removal_that_a_predecessor_began_is_waited_for_and_not_asked_for_again() {
+async fn a_removal_that_a_predecessor_began_is_not_asked_for_again() {
     let simulator = Simulator::with(&[vm("a", json!({}))], json!({"taskTimes": {"RemoveSnapshot_Task": "1500ms"}}));
     let control = simulator.control("a").await;
     let taken = control.take(&control.mark(1)).await.unwrap();

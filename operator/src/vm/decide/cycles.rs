@@ -131,7 +131,7 @@ pub(super) fn cycle(pass: &Pass, said: &mut Said) -> Option<End> {
     }
 }
 
-fn object<'p>(pass: &'p Pass, of: CycleId) -> Option<(&'p CycleSeen, String)> {
+fn object(pass: &Pass, of: CycleId) -> Option<(&CycleSeen, String)> {
     let cycle = pass.seen.cycles.iter().find(|cycle| cycle.id() == Some(of))?;
     Some((cycle, cycle.name()))
 }

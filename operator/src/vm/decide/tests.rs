@@ -623,6 +623,7 @@ fn slots_are_looked_at_only_where_a_cycle_asks_for_some() {
         assert!(!asks(idle));
     }
     let mut waits = clean(1);
-    status(&mut waits).last_cycle = Some(last(true, CycleKind::Delta));
+    let (started, ended) = (Time(at(-120)), Time(at(-60)));
+    status(&mut waits).last_cycle = Some(LastCycle { cycle: 1, kind: CycleKind::Delta, started, ended, succeeded: true, reason: None });
     assert!(!asks(waits), "the next delta is not due");
 }
