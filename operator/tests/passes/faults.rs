@@ -127,7 +127,7 @@ async fn life_with(world: &World, fault: &Fault, at: At) -> ([End; 2], Vec<Asked
     let met = Arc::new(Mutex::new(Vec::new()));
     let (planted, told) = (fault.clone(), met.clone());
     let (mut writes, mut others) = (0, 0);
-    world.api.plan(move |_, asked| {
+    world.api.plan(move |asked| {
         *if counts(asked) { &mut writes } else { &mut others } += 1;
         let struck = match at {
             At::Write(number) => counts(asked) && writes == number,

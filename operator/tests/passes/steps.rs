@@ -299,7 +299,7 @@ mod cases {
         let world = World::new().await;
         let (before, step) = world.until(WEB, |step| matches!(step, Step::Claim(_))).await;
         let creates = |asked: &crate::support::Asked| asked.word() == "create replicationcycles";
-        world.api.plan(move |_, asked| creates(asked).then_some(Fault::Dropped { after: false }));
+        world.api.plan(move |asked| creates(asked).then_some(Fault::Dropped { after: false }));
         world.pass(WEB).await.unwrap();
         world.api.no_plan();
         let claimed = world.observe(WEB).await;

@@ -69,8 +69,8 @@ impl Fault {
     }
 }
 
-/// Asked of each request, which is the n-th from 1: what becomes of it, where that is not its answer.
-type Plan = Box<dyn FnMut(usize, &Asked) -> Option<Fault> + Send>;
+/// Asked of each request: what becomes of it, where that is not its answer.
+type Plan = Box<dyn FnMut(&Asked) -> Option<Fault> + Send>;
 
 struct State {
     objects: BTreeMap<Key, Value>,
@@ -160,13 +160,9 @@ impl Apiserver {
         std::mem::take(&mut self.lock().asked)
     }
 
-    /// From now on this decides what becomes of requests.
-    pub fn plan(&self, mut plan: impl FnMut(usize, &Asked) -> Option<Fault> + Send + 'static) {
-        let mut count = 0;
-        self.lock().plan = Some(Box::new(move |_, asked| {
-            count += 1;
-            plan(count, asked)
-        }));
+    /// From now on this is asked what becomes of each request. It may change objects meanwhile, as somebody who was quicker.
+    pub fn plan(&self, plan: impl FnMut(&Asked) -> Option<Fault> + Send + 'static) {
+        self.lock().plan = Some(Box::new(plan));
     }
 
     /// Requests are answered again.
@@ -187,11 +183,14 @@ impl Apiserver {
             name: place.name.clone(),
             selector: place.selector.clone(),
         };
-        let fault = {
-            let mut state = self.lock();
-            state.asked.push(asked.clone());
-            state.plan.as_mut().and_then(|plan| plan(0, &asked))
-        };
+        self.lock().asked.push(asked.clone());
+        // Not under the lock: a plan may look, and change what is there.
+        let plan = self.lock().plan.take();
+        let fault = plan.and_then(|mut plan| {
+            let fault = plan(&asked);
+            self.lock().plan.get_or_insert(plan);
+            fault
+        });
         let dropped = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         match fault {
             Some(Fault::Refused(code, reason, message)) => return Ok(answer(Err(Refusal(code, reason, message)))),
