@@ -161,6 +161,16 @@ impl World {
                 "conditions": [{ "type": "Ready", "status": "True", "reason": "AsExpected", "message": "all is well", "lastTransitionTime": now }],
             },
         }));
+        self.builds().await;
+        self.api.take_asked();
+    }
+
+    /// Builds what the Appliance's passes work with, over this world's log store and vCenter, where they don't have it.
+    pub async fn builds(&self) {
+        let whole = |site: &Arc<Site>| site.vcenter.is_ok() && site.target.as_ref().is_ok_and(|target| target.steward.is_ok());
+        if self.context.sites.get(NAMESPACE, APPLIANCE).is_some_and(|site| whole(&site)) {
+            return;
+        }
         let object: Appliance = serde_json::from_value(self.api.get("appliances", NAMESPACE, APPLIANCE).unwrap()).unwrap();
         let inputs = gather::gather(&self.context.client, NAMESPACE, &object).await;
         let store: Arc<dyn LogStore> = self.store.clone();
@@ -168,7 +178,6 @@ impl World {
         let site = Site::over(inputs, &clock, &store, self.vcenter.client(), self.vcenter.inventory());
         site.target.as_ref().unwrap();
         self.context.sites.put(NAMESPACE, APPLIANCE, Arc::new(site));
-        self.api.take_asked();
     }
 
     /// A gateway's pod.
