@@ -19,8 +19,8 @@ pub struct ReplicatedVMStatus {
     /// `TestMigrationPending` (there is a recovery point, and deltas follow), `NotApplicable` (stopped). Written by the operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// `Ready`, `SourceFound`, `LedgerOwned`, `PreflightPassed`, `SeedsReady`, `Replicating`, `Quiesced`, and `CleanedUp` while it is deleted.
-    /// Written by the operator.
+    /// `Ready`, `SourceFound`, `LedgerOwned`, `PreflightPassed`, `SeedsReady`, `Replicating`; `Quiesced` and `ChangesTracked` of the last cycle; `Final`
+    /// where the VM was off when the recovery point's snapshot was taken; `CleanedUp` while it is deleted. Written by the operator.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

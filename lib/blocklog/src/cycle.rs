@@ -26,6 +26,17 @@ pub enum Mode {
     Full,
 }
 
+impl Mode {
+    /// The word that documents and people have for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Changed => "Changed",
+            Self::Full => "Full",
+        }
+    }
+}
+
 /// The data keys of a cycle, each wrapped for its epoch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

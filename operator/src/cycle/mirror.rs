@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::{
-    objects::{bytes, seconds},
+    objects::{bytes, seconds, status_of},
     trouble::reason_of,
 };
 
@@ -105,11 +105,8 @@ pub fn mirror(seen: &Seen<'_>) -> Mirrored {
 fn settled(old: &ReplicationCycleStatus) -> Option<Finding> {
     let condition = conditions::get(&old.conditions, ConditionType::Applied)?;
     let reason = Reason::from_word(&condition.reason)?;
-    match condition.status.as_str() {
-        "True" => Some(Finding::holds(ConditionType::Applied, reason, condition.message.clone())),
-        "False" => Some(Finding::fails(ConditionType::Applied, reason, condition.message.clone())),
-        _ => None,
-    }
+    let status = Some(status_of(&condition.status)).filter(|status| *status != Status::Unknown)?;
+    Some(Finding { of: ConditionType::Applied, status, reason, message: condition.message.clone() })
 }
 
 fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
@@ -125,7 +122,9 @@ fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
         return fails(reason_of(word), format!("its log was given up ({word}): the next cycle covers the same ground"));
     }
     // What the gateway says of a cycle whose state is cleaned up already.
-    if let Some(condition) = conditions::get(&old.conditions, ConditionType::Transferred).filter(|condition| condition.status == "False") {
+    if let Some(condition) =
+        conditions::get(&old.conditions, ConditionType::Transferred).filter(|condition| condition.status == Status::False.as_str())
+    {
         return fails(reason_of(&condition.reason), condition.message.clone());
     }
     let Some(ledger) = seen.ledger else {
@@ -253,7 +252,8 @@ fn failure(seen: &Seen<'_>, status: &ReplicationCycleStatus, phase: CyclePhase, 
     if !matches!(phase, CyclePhase::Failed | CyclePhase::Cancelled) {
         return None;
     }
-    let transferred = conditions::get(&status.conditions, ConditionType::Transferred).filter(|condition| condition.status == "False");
+    let transferred =
+        conditions::get(&status.conditions, ConditionType::Transferred).filter(|condition| condition.status == Status::False.as_str());
     // What was said once stays, with the disk that it was said of.
     let before = seen.object.status.as_ref().and_then(|old| old.failure.as_ref()).and_then(|failure| failure.disk);
     let disk = before.or_else(|| seen.given_up.and_then(|gone| gone.disk).map(|disk| i64::from(disk.0)));

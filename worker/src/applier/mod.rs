@@ -62,6 +62,21 @@ pub enum End {
     Refused(Refusal),
 }
 
+impl End {
+    /// The end in words, for the log.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::NoOrder => "there is no order".to_owned(),
+            Self::Busy => "another actor holds the ledger".to_owned(),
+            Self::Clean => "the replica is clean".to_owned(),
+            Self::Partial => "all that a partial cycle has is applied".to_owned(),
+            Self::Cancelled => "the order was taken back".to_owned(),
+            Self::Refused(refusal) => format!("refused: {refusal}"),
+        }
+    }
+}
+
 /// Why an applier stopped before the end. The replica stays dirty, and a successor begins the cycle again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplierError {

@@ -359,7 +359,7 @@ fn table(outcome: &Outcome) -> String {
         let [written, cleared] = [disk.applied.written, disk.applied.cleared].map(bytes);
         [
             disk.disk.to_string(),
-            format!("{:?}", disk.mode),
+            disk.mode.as_str().to_owned(),
             changed,
             read,
             uploaded,

@@ -232,7 +232,7 @@ impl Applier {
             Ok(End::Busy) => (0, FIRST_PAUSE),
             Ok(End::NoOrder) => (0, Duration::ZERO),
             Ok(end) => {
-                tracing::info!(order = name, ?end, "carried out");
+                tracing::info!(order = name, end = end.words(), "carried out");
                 self.health.succeeded.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 (0, DONE_PAUSE)
             }
