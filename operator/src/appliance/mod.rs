@@ -150,9 +150,8 @@ async fn deploy(context: &Context, namespace: &str, appliance: &Appliance) -> Re
         let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
         let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), namespace);
         let name = component.name(&appliance.name_any());
-        let current = deployments.get_opt(&name).await?;
         if component == Component::Applier && appliance.spec.applier.mode == ApplierMode::External {
-            if current.is_some_and(|current| owned(&current, appliance)) {
+            if deployments.get_opt(&name).await?.is_some_and(|current| owned(&current, appliance)) {
                 delete(&maps, &name).await?;
                 delete(&deployments, &name).await?;
             }
