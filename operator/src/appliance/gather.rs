@@ -33,7 +33,7 @@ pub async fn gather(client: &Client, namespace: &str, appliance: &Appliance) -> 
         vcenter_trust,
         azure_secret: match &spec.azure.credentials.client_secret_ref {
             None => Ok(None),
-            Some(of) => from.text(&of.name, names::CLIENT_SECRET_KEY).await.map(|(text, _)| Some(vsphere::Secret::new(text.trim()))),
+            Some(of) => from.azure(&of.name).await.map(Some),
         },
         azure_trust: from.bundle(spec.azure.ca_bundle_ref.as_ref()).await,
         keys: from.keys(&spec.encryption.key_secret_ref.name).await,
@@ -47,26 +47,31 @@ struct From {
 }
 
 impl From {
-    /// A text of a Secret, and the Secret's version.
-    async fn text(&self, name: &str, key: &str) -> Result<(Zeroizing<String>, String), Trouble> {
-        let missing = |what: String| Trouble::new(Reason::CredentialsMissing, what);
-        let secret = self.secrets.get_opt(name).await?;
-        let secret = secret.ok_or_else(|| missing(format!("the Secret {name} does not exist: create it, with the key {key}")))?;
-        let version = secret.metadata.resource_version.clone().unwrap_or_default();
-        let text = text_of(secret.data.as_ref(), key);
-        text.map(|text| (text, version)).ok_or_else(|| missing(format!("the Secret {name} has no text under the key {key}: add it")))
+    /// A Secret, which is to have something under a key.
+    async fn secret(&self, name: &str, key: &str) -> Result<Secret, Trouble> {
+        let missing =
+            || Trouble::new(Reason::CredentialsMissing, format!("the Secret {name} does not exist: create it, with the key {key}"));
+        self.secrets.get_opt(name).await?.ok_or_else(missing)
     }
 
+    /// Reads user and password at one look: the one of before with the other of now would be a wrong login.
     async fn vcenter(&self, name: &str) -> Result<(Credentials, String), Trouble> {
-        let (user, _) = self.text(name, names::VCENTER_USERNAME_KEY).await?;
-        let (password, version) = self.text(name, names::VCENTER_PASSWORD_KEY).await?;
+        let secret = self.secret(name, names::VCENTER_USERNAME_KEY).await?;
+        let (user, password) = (text(&secret, name, names::VCENTER_USERNAME_KEY)?, text(&secret, name, names::VCENTER_PASSWORD_KEY)?);
         // A line's end is the editor's; other white space may be the password's.
         let password = vsphere::Secret::new(password.trim_end_matches(['\r', '\n']));
+        let version = secret.metadata.resource_version.unwrap_or_default();
         Ok((Credentials { user: user.trim().to_owned(), password }, version))
     }
 
+    async fn azure(&self, name: &str) -> Result<vsphere::Secret, Trouble> {
+        let secret = self.secret(name, names::CLIENT_SECRET_KEY).await?;
+        Ok(vsphere::Secret::new(text(&secret, name, names::CLIENT_SECRET_KEY)?.trim()))
+    }
+
     async fn keys(&self, name: &str) -> Result<(KeyRing, String), Trouble> {
-        let (text, _) = self.text(name, names::ENCRYPTION_KEY).await?;
+        let secret = self.secret(name, names::ENCRYPTION_KEY).await?;
+        let text = text(&secret, name, names::ENCRYPTION_KEY)?;
         let digest = blake3::hash(text.as_bytes()).to_hex().to_string();
         let ring = KeyRing::parse(&text).map_err(|error| {
             let message =
@@ -92,6 +97,12 @@ impl From {
             Trouble::new(Reason::CaBundleMissing, format!("the {kind} {name} holds no certificate in PEM under the key {key}: add it"))
         })
     }
+}
+
+/// A text of a Secret.
+fn text(secret: &Secret, name: &str, key: &str) -> Result<Zeroizing<String>, Trouble> {
+    let missing = || Trouble::new(Reason::CredentialsMissing, format!("the Secret {name} has no text under the key {key}: add it"));
+    text_of(secret.data.as_ref(), key).ok_or_else(missing)
 }
 
 fn text_of(data: Option<&BTreeMap<String, ByteString>>, key: &str) -> Option<Zeroizing<String>> {

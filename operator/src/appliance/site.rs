@@ -109,6 +109,28 @@ impl Site {
         Self { spec: inputs.spec, vcenter, target, last }
     }
 
+    /// Builds one over a test's own log store and vCenter, and for the rest from what is given. A look at the appliance keeps all of it for as long as
+    /// nothing that it is made of changes.
+    #[cfg(feature = "test-support")]
+    #[must_use]
+    pub fn over(
+        inputs: Inputs,
+        clock: &Arc<dyn Clock>,
+        store: &Arc<dyn blocklog::store::LogStore>,
+        client: Client,
+        inventory: watch::Receiver<Arc<Inventory>>,
+    ) -> Self {
+        let steward = inputs.keys.clone().map(|(keys, _)| Steward { store: store.clone(), keys });
+        let target = target(&inputs, None, clock).map(|target| Target { steward: steward.clone(), probe: steward, ..target });
+        let vcenter = inputs.vcenter.clone().and_then(|(_, version)| {
+            let (url, trust) = (inputs.spec.vcenter.url.clone(), inputs.vcenter_trust.clone()?);
+            // The inventory is the test's: nobody collects it.
+            let collector = tokio::spawn(std::future::pending());
+            Ok(Arc::new(VCenter { client, inventory, url, trust, tried: Mutex::new(version), collector }))
+        });
+        Self { spec: inputs.spec, last: vcenter.as_ref().ok().cloned(), vcenter, target }
+    }
+
     /// Says goodbye to vCenter.
     pub async fn leave(&self) {
         if let Some(vcenter) = &self.last {

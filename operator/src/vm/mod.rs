@@ -227,5 +227,6 @@ async fn tell(context: &Context, seen: &Observed, outcome: &Outcome, status: &Re
 
 #[cfg(test)]
 mod pitfalls;
-#[cfg(test)]
-pub(crate) mod test_support;
+#[cfg(any(test, feature = "test-support"))]
+#[allow(dead_code, missing_docs, clippy::unwrap_used, reason = "only tests use it, and each of them uses a part")]
+pub mod test_support;

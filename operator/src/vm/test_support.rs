@@ -31,17 +31,17 @@ use super::{
 };
 use crate::{admission::Limits, seeds::Which};
 
-pub(crate) const CAPACITY: u64 = 64 << 20;
+pub const CAPACITY: u64 = 64 << 20;
 
-pub(crate) fn owner() -> Owner {
+pub fn owner() -> Owner {
     Owner { cluster: "prod".into(), object: "apps/web".into() }
 }
 
-pub(crate) fn vm_id() -> VmId {
+pub fn vm_id() -> VmId {
     VmId { vcenter: Uuid::from_u128(1), instance: Uuid::from_u128(2) }
 }
 
-pub(crate) fn incarnation() -> Incarnation {
+pub fn incarnation() -> Incarnation {
     Incarnation(Uuid::from_u128(0xABCD_0000_0000_4000_8000_0000_0000_0001))
 }
 
@@ -94,6 +94,7 @@ pub(crate) fn fresh() -> Observed {
             name: "web".into(),
             host: None,
             power: Some("PoweredOn"),
+            off_since: None,
             disks: vec![disk(2000), disk(2001)],
             concerns: Vec::new(),
             busy: None,
@@ -239,7 +240,7 @@ pub(crate) fn decide(seen: &Observed) -> Decision {
 }
 
 /// What a step has done by the next look, as far as the decision can see it.
-pub(crate) fn done(mut seen: Observed, step: &Step) -> Observed {
+pub fn done(mut seen: Observed, step: &Step) -> Observed {
     match step {
         Step::Hold => Arc::make_mut(&mut seen.object).metadata.finalizers = Some(vec![names::CLEANUP_FINALIZER.to_owned()]),
         Step::DrawIncarnation => status(&mut seen).incarnation = Some(incarnation().0.to_string()),
@@ -304,6 +305,9 @@ pub(crate) fn done(mut seen: Observed, step: &Step) -> Observed {
                 seen.order = Ok(None);
             }
             edit(&mut seen, cycle, |cycle| cycle.metadata.finalizers = None);
+            // Nobody looks at the log of one that is closed.
+            let closed = seen.cycles.iter_mut().find(|one| one.object.metadata.name.as_deref() == Some(cycle)).unwrap();
+            (closed.state, closed.proof) = (None, None);
         }
         Step::ReleaseSnapshots => release(&mut seen),
         Step::CleanUp(remains) => {

@@ -18,7 +18,7 @@ pub enum ReportEvent {
         /// When it was taken, by vCenter's clock.
         taken: jiff::Timestamp,
         quiesced: bool,
-        powered_off: bool,
+        powered_off: Option<bool>,
     },
     /// It is about to be removed.
     Releasing {

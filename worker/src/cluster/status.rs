@@ -118,9 +118,11 @@ impl Report {
                     return;
                 }
                 let status = self.source.snapshot.get_or_insert_default();
+                let known = status.powered_off.filter(|_| status.mo_ref.as_ref() == Some(reference));
                 (status.name, status.mo_ref) = (Some(name.clone()), Some(reference.clone()));
                 (status.taken, status.quiesced) = (Some(seconds(*taken)), Some(*quiesced));
-                status.powered_off = Some(*powered_off);
+                // Only who took it can tell; of one that is found again what was told then holds.
+                status.powered_off = powered_off.or(known);
                 self.source.tasks.clear();
                 if self.transferred.status == Status::Unknown {
                     self.snapshot(SnapshotState::Taken);

@@ -22,7 +22,7 @@ fn taken(reference: &str) -> ReportEvent {
         reference: reference.to_owned(),
         taken: at(3),
         quiesced: false,
-        powered_off: true,
+        powered_off: Some(true),
     }
 }
 
@@ -302,8 +302,28 @@ fn what_is_compared_in_full_and_why_is_said_while_it_is() {
     report.take(&taken("snapshot-1"), at(3));
     report.take(&ReportEvent::Full { disk: DISK, reason: Some(Reason::Reverted) }, at(3));
     report.take(&reading(4000, Mode::Full), at(3));
-    let (source, conditions) = report.status(&[], Some(1), at(4));
+    let (_, conditions) = report.status(&[], Some(1), at(4));
     assert_eq!(conditions[0].message, "disks are being transferred; compared in full: 2000 (Reverted)");
-    // Row 39 of docs/pitfalls.md: what the VM was when it was taken is kept.
-    assert_eq!(source.snapshot.unwrap().powered_off, Some(true));
+}
+
+/// Row 39 of docs/pitfalls.md.
+#[test]
+fn power_of_a_snapshot_that_is_found_again_is_kept() {
+    let told = |reference: &str, powered_off| ReportEvent::Taken {
+        name: format!("hawser-7-{reference}"),
+        reference: reference.to_owned(),
+        taken: at(3),
+        quiesced: false,
+        powered_off,
+    };
+    let off = |report: &Report| report.status(&[], Some(1), at(9)).0.snapshot.unwrap().powered_off;
+    let mut report = Report::begin("gateway-0", None, at(1));
+    report.take(&ReportEvent::Taking, at(2));
+    report.take(&told("snapshot-1", Some(true)), at(3));
+    report.take(&told("snapshot-1", None), at(4));
+    assert_eq!(off(&report), Some(true), "by a successor, who knows no better");
+    // Another one, taken by nobody knows whom, in the place of the first.
+    report.take(&ReportEvent::Taking, at(5));
+    report.take(&told("snapshot-2", None), at(6));
+    assert_eq!(off(&report), None);
 }
