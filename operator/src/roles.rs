@@ -17,7 +17,9 @@ pub async fn pending(arm: &Arm, subscription: &str, group: &str, trouble: Troubl
         Err(ArmError::Forbidden { .. }) => told(&[], group, trouble),
         Err(error) => {
             tracing::debug!(%error, group, "what our roles allow can't be asked");
-            trouble
+            let refused = trouble.message.trim_end_matches('.');
+            let message = format!("{refused}. Assign the principal a role on the resource group {group} that has it");
+            Trouble { message, ..trouble }
         }
     }
 }

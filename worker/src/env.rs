@@ -10,6 +10,7 @@ use blocklog::{
     keys::KeyRing,
     store::{LogStore, MAX_PART},
 };
+use reasons::Reason;
 
 use crate::{cpu::CpuPool, throttle::Throttle};
 
@@ -108,8 +109,8 @@ pub enum Event {
     },
     /// The work waits for something that should answer.
     Waiting {
-        /// The reason word.
-        reason: &'static str,
+        /// Why.
+        reason: Reason,
         /// What it said.
         message: String,
     },

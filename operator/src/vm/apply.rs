@@ -437,9 +437,7 @@ impl<'a> Deed<'a> {
         let (store, keys) = (steward.store.as_ref(), &steward.keys);
         let (manifest, digest) = document::require::<Manifest>(store, keys, &blobs::manifest(of)).await?;
         // As the ledger would: what it refuses is not ordered.
-        ledger
-            .admit(&manifest, digest)
-            .map_err(|refusal| Trouble::new(crate::trouble::reason_of(refusal.reason()), refusal.to_string()))?;
+        ledger.admit(&manifest, digest).map_err(|refusal| Trouble::new(refusal.reason(), refusal.to_string()))?;
         let lasts = Duration::try_from(GRANT).unwrap_or(FORMATTING);
         // It is admitted, so the ledger names all of them.
         let written = manifest.written().filter_map(|disk| Some((disk, ledger.seeds.get(&disk)?)));
