@@ -44,9 +44,9 @@ fn what_an_object_asks() {
     let cancel = || Some(Cancel { reason: "Stopped".into() });
     assert_eq!(want(|_| {}), Want::Run(4));
     assert_eq!(want(|spec| spec.allotment.disks = 0), Want::Suspend);
-    assert_eq!(want(|spec| spec.cancel = cancel()), Want::Cancel("Stopped".into()));
+    assert_eq!(want(|spec| spec.cancel = cancel()), Want::Cancel(Reason::Stopped));
     // A suspended one is cancelled all the same, and nobody runs what is another's.
-    assert_eq!(want(|spec| (spec.allotment.disks, spec.cancel) = (0, cancel())), Want::Cancel("Stopped".into()));
+    assert_eq!(want(|spec| (spec.allotment.disks, spec.cancel) = (0, cancel())), Want::Cancel(Reason::Stopped));
     assert_eq!(want(|spec| (spec.worker, spec.cancel) = (Some("gateway-1".into()), cancel())), Want::Nothing);
     assert_eq!(want(|spec| spec.worker = None), Want::Nothing);
     assert_eq!(Want::of(&None, "gateway-0"), Want::Nothing);
@@ -54,10 +54,10 @@ fn what_an_object_asks() {
 
 #[test]
 fn how_what_was_ended_is_noted() {
-    let (unwanted, room) = (Why::NotWanted("Cancelled"), Why::SnapshotHasToGo("DatastoreFull"));
+    let (unwanted, room) = (Why::NotWanted(Reason::Cancelled), Why::SnapshotHasToGo(Reason::DatastoreFull));
     assert_eq!(
-        [why("Stopped"), why("x"), why("DatastoreFull"), why("BasisPassed")],
-        [unwanted, unwanted, room, Why::NotWanted("BasisPassed")]
+        [why(Reason::Stopped), why(Reason::Unrecognized), why(Reason::DatastoreFull), why(Reason::BasisPassed)],
+        [unwanted, unwanted, room, Why::NotWanted(Reason::BasisPassed)]
     );
 }
 
@@ -69,13 +69,13 @@ fn what_ends_a_run() {
         (Want::Run(8), false),
         (Want::Run(3), true),
         (Want::Suspend, true),
-        (Want::Cancel("x".into()), true),
+        (Want::Cancel(Reason::Stopped), true),
         (Want::Nothing, true),
     ] {
         assert_eq!(run.ends_for(&next), ends, "{next:?}");
     }
-    assert!(!Want::Cancel("x".into()).ends_for(&Want::Cancel("y".into())));
-    assert!(Want::Cancel("x".into()).ends_for(&Want::Nothing));
+    assert!(!Want::Cancel(Reason::Stopped).ends_for(&Want::Cancel(Reason::DatastoreFull)));
+    assert!(Want::Cancel(Reason::Stopped).ends_for(&Want::Nothing));
 }
 
 #[test]
@@ -246,7 +246,7 @@ mod with_an_apiserver {
         let clock = rig.shared.clock.clone();
         let begun = clock.monotonic();
         let stop = async {
-            until(&rig, "the reason is told", || rig.patches.conditions().iter().any(|(_, reason)| reason == "SourceUnreachable")).await;
+            until(&rig, "the reason is told", || rig.patches.conditions().iter().any(|(_, reason)| reason == "Unreachable")).await;
             assert!(rig.store.acquire(&rig.state, LeaseId(Uuid::from_u128(9))).await.is_err(), "the gateway holds it");
         };
         seen.run(stop).await;
@@ -275,7 +275,7 @@ mod with_an_apiserver {
         rig.store.acquire(&rig.state, lease).await.unwrap();
         rig.store.release(&rig.state, lease).await.unwrap();
         sender.send(told(|_| {})).unwrap();
-        until(&rig, "it goes on", || rig.patches.conditions().iter().any(|(_, reason)| reason == "SourceUnreachable")).await;
+        until(&rig, "it goes on", || rig.patches.conditions().iter().any(|(_, reason)| reason == "Unreachable")).await;
         sender.send(None).unwrap();
         running.await.unwrap();
         rig.store.acquire(&rig.state, lease).await.unwrap();

@@ -11,7 +11,7 @@ use blocklog::{
     names as blobs,
     store::{LogStore, When},
 };
-use crds::ReplicationCycle;
+use crds::{ReplicationCycle, reasons::Reason};
 use extents::ExtentSet;
 use operator::objects::{cycle_id, seconds};
 use serde_json::{Value, json};
@@ -98,7 +98,7 @@ impl World {
     pub async fn gives_up(&self, cycle: &ReplicationCycle) {
         let of = cycle_id(cycle).unwrap();
         if let Some(mut state) = self.read::<State>(&blobs::state(of)).await {
-            (state.phase, state.snapshot) = (Phase::Failed("Cancelled".into()), SnapshotNote::Released);
+            (state.phase, state.snapshot) = (Phase::Failed(Reason::Cancelled), SnapshotNote::Released);
             self.write(&blobs::state(of), &state).await;
         }
         self.vcenter.release(&cycle.spec.vm.mo_ref, &self.mark(cycle, of));
