@@ -14,10 +14,7 @@ async fn settle(world: &World) -> Value {
         world.builds().await;
         // A pass that fails is repeated.
         let passed = world.pass_over_appliance().await.is_ok();
-        for deployment in world.api.all("deployments") {
-            let name = deployment["metadata"]["name"].as_str().unwrap().to_owned();
-            world.api.edit("deployments", NAMESPACE, &name, |it| it["status"] = json!({ "readyReplicas": it["spec"]["replicas"] }));
-        }
+        world.deploys();
         let now = seen(world);
         same = if now != before { 0 } else { same + usize::from(passed) };
         if same == 2 {
