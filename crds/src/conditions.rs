@@ -14,7 +14,8 @@ words! {
         VCenterReachable,
         /// The user has every privilege that replication needs; the message names those that are missing.
         VCenterPrivileges,
-        /// The principal may do on the target resource group what replication needs; the message names the actions that are missing.
+        /// The principal may do on the target resource group what replication needs; the message names the actions that are missing. `Unknown`: it may
+        /// not ask what it may do; that alone keeps the Appliance from nothing.
         AzurePermissions,
         /// The log store answers, and may be read and written.
         LogStoreReachable,
@@ -38,8 +39,8 @@ words! {
         Quiesced,
         /// The last cycle went by what VMware says has changed. `False`: it compares disks in full; the message names them and says why.
         ChangesTracked,
-        /// The recovery point is of a VM that was powered off and still is: nothing has been written since. `False`: it was powered on since. Only where
-        /// the VM was off when the recovery point's snapshot was taken.
+        /// The VM was off when the recovery point's snapshot was taken, and has been off ever since: nothing has been written since. `False`: it was
+        /// started since. `Unknown`: it was not watched without a break since; the next cycle tells. Only where the VM was off at that snapshot.
         Final,
         /// Deletion only: nothing is left of the VM's snapshots, seeds, log and ledger; the message names what is, and what keeps it.
         CleanedUp,

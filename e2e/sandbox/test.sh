@@ -253,8 +253,8 @@ if ((${#only[@]} == 0)); then
   refused exchange "$elsewhere" || bad "the token endpoint takes a token for another audience"
   azure=$(exchange "$token") || bad "the token endpoint does not take the pod's token"
   subscription=$ARM_URL/subscriptions/22222222-2222-4222-8222-222222222222
-  groups=$(fetch -H "Authorization: Bearer $azure" "$subscription/resourcegroups?api-version=2021-04-01" | jq -r '.value[].name')
-  [[ $groups == *hawser* ]] || bad "ARM tells of these resource groups: $groups"
+  group=$(fetch -H "Authorization: Bearer $azure" "$subscription/resourcegroups/hawser?api-version=2021-04-01" | jq -r .name)
+  [[ $group == hawser ]] || bad "ARM tells of this resource group: $group"
   ok "the pod's token is exchanged for one that ARM takes; another account's and another audience's are refused"
 fi
 

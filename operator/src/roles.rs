@@ -11,10 +11,22 @@ pub async fn pending(arm: &Arm, subscription: &str, group: &str, trouble: Troubl
     if trouble.reason != Reason::RolesMissing {
         return trouble;
     }
-    match arm.permissions(subscription, group).await {
+    answered(arm.permissions(subscription, group).await, group, trouble)
+}
+
+/// By what was answered to whoever asked what our roles allow.
+fn answered(answer: Result<Vec<rights::Permission>, ArmError>, group: &str, trouble: Trouble) -> Trouble {
+    match answer {
         Ok(permissions) => told(&permissions, group, trouble),
-        // Who has no role at all may not even ask.
-        Err(ArmError::Forbidden { .. }) => told(&[], group, trouble),
+        // Who may not ask may have all the rest: what is missing is what Azure has named.
+        Err(ArmError::Forbidden { .. }) => {
+            let why = format!(
+                "what its roles allow can't be asked, for that the principal lacks {} on the resource group {group}; assign it a role there that \
+                 has that action and the one that was refused",
+                rights::PERMISSIONS_READ
+            );
+            Trouble { message: format!("{}: {why}", trouble.message.trim_end_matches('.')), ..trouble }
+        }
         Err(error) => {
             tracing::debug!(%error, group, "what our roles allow can't be asked");
             trouble
@@ -58,5 +70,21 @@ mod tests {
         assert_eq!(missing.reason, Reason::RolesMissing);
         assert!(missing.message.contains("Microsoft.Compute/disks/write") && !missing.message.contains("disks/read"), "{missing}");
         assert_eq!(told(&[], "g", refused).reason, Reason::RolesMissing);
+    }
+
+    #[test]
+    fn roles_that_can_not_be_asked_for_are_not_taken_for_none() {
+        let forbidden = || Err(ArmError::Forbidden { operation: "GET permissions".into(), message: "no".into() });
+        let refused = Trouble::new(Reason::RolesMissing, "Azure refuses POST x: no action 'Microsoft.Compute/disks/write'.");
+        let told = answered(forbidden(), "g", refused.clone());
+        assert_eq!(told.reason, Reason::RolesMissing);
+        assert!(told.message.starts_with("Azure refuses POST x: no action 'Microsoft.Compute/disks/write': "), "{told}");
+        assert!(told.message.contains("Microsoft.Authorization/permissions/read"), "{told}");
+        assert!(
+            !told.message.contains("disks/read") && !told.message.contains("endGetAccess"),
+            "what may be there is not called missing: {told}"
+        );
+        let silent = answered(Err(ArmError::Unreachable("gone".into())), "g", refused.clone());
+        assert_eq!(silent, refused);
     }
 }

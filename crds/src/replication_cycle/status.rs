@@ -158,7 +158,8 @@ pub struct SnapshotStatus {
     /// Whether the guest was quiesced for it. Written by the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quiesced: Option<bool>,
-    /// Whether the VM was powered off when it was taken: what is then replicated is complete, and nobody writes any more. Written by the gateway.
+    /// Whether the VM was powered off right before and right after it was taken, and not started in between. Absent where that is not known: of a
+    /// snapshot that a gateway has found, and not taken itself. Written by the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub powered_off: Option<bool>,
     /// When it was gone. Written by the gateway.

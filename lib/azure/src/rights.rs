@@ -8,8 +8,12 @@ use crate::{arm::Arm, error::ArmError};
 const PERMISSIONS: &str = "2022-04-01";
 const GROUPS: &str = "2025-04-01";
 
+/// The action by which a principal may ask what it may do. Without it nothing else is lost: what the others allow works, and nobody can tell.
+pub const PERMISSIONS_READ: &str = "Microsoft.Authorization/permissions/read";
+
 /// The actions on a resource group that replication needs.
-pub const REPLICATION: [&str; 6] = [
+pub const REPLICATION: [&str; 7] = [
+    PERMISSIONS_READ,
     "Microsoft.Resources/subscriptions/resourceGroups/read",
     "Microsoft.Compute/disks/read",
     "Microsoft.Compute/disks/write",
@@ -132,6 +136,8 @@ mod tests {
         assert_eq!(missing(std::slice::from_ref(&reader), &REPLICATION).len(), 4);
         let writer = permission(&["Microsoft.Compute/disks/*"], &["Microsoft.Compute/disks/delete"]);
         assert_eq!(missing(&[reader.clone(), writer.clone()], &REPLICATION), ["Microsoft.Compute/disks/delete"]);
+        // Whoever may ask has that action; of all others it is one more.
+        assert_eq!(missing(&[permission(&["Microsoft.Compute/disks/*"], &[])], &REPLICATION), [PERMISSIONS_READ, REPLICATION[1]]);
         // One role's exception takes nothing from what another role gives.
         assert!(missing(&[reader, writer, permission(&["Microsoft.Compute/disks/delete"], &[])], &REPLICATION).is_empty());
     }

@@ -8,13 +8,13 @@ use azure::{
     Arm, ArmConfig, ArmError, ResourceId,
     credential::{Identity, credential, http},
     disks::{Access, Disk, DiskState, LEAST, UploadDisk},
-    rights::{REPLICATION, missing},
+    rights::{PERMISSIONS_READ, REPLICATION, missing},
 };
 use azure_core::credentials::Secret;
 use azure_simulator::{
     Clock, Config, State,
     arm::knobs::{Effect, Injection},
-    config::{Assigned, CLIENT, Principal, Times},
+    config::{Assigned, CLIENT, Principal, Role, Times},
     disks, front, serve, sts,
 };
 use blocklog::clock::SystemClock;
@@ -23,6 +23,10 @@ const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 const SUBSCRIPTION: &str = "22222222-2222-4222-8222-222222222222";
 const GROUP: &str = "hawser";
 const READER: &str = "55555555-5555-4555-8555-555555555555";
+/// Whose role has what docs/getting-started.md names, and nothing else.
+const DOCUMENTED: &str = "66666666-6666-4666-8666-666666666666";
+/// The same but for the action by which one asks what one may do.
+const UNASKED: &str = "77777777-7777-4777-8777-777777777777";
 
 struct Azure {
     state: State,
@@ -51,6 +55,27 @@ impl Azure {
             federated: Vec::new(),
             roles: vec![Assigned { role: "Reader".to_owned(), scope: String::new() }],
         });
+        for (name, client, left_out) in [("documented", DOCUMENTED, ""), ("unasked", UNASKED, PERMISSIONS_READ)] {
+            let actions = REPLICATION.iter().filter(|action| **action != left_out).map(|action| (*action).to_owned()).collect();
+            let role = |id: &str| id.replace("-4", "-5");
+            config.roles.push(Role {
+                name: name.to_owned(),
+                id: role(client),
+                actions,
+                not_actions: Vec::new(),
+                data_actions: Vec::new(),
+                not_data_actions: Vec::new(),
+            });
+            let scope = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}");
+            config.principals.push(Principal {
+                name: name.to_owned(),
+                client_id: client.to_owned(),
+                object_id: client.replace("-8", "-9"),
+                secret: Some(name.to_owned()),
+                federated: Vec::new(),
+                roles: vec![Assigned { role: name.to_owned(), scope }],
+            });
+        }
         config.check().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::system();
@@ -251,4 +276,34 @@ async fn who_we_are_and_what_we_may() {
     let error = azure.client_trusting(CLIENT, "sandbox", None).disk(&seed("one")).await.unwrap_err();
     assert!(matches!(error, ArmError::Untrusted { .. }), "{error}");
     assert!(matches!(http(Some(b"no certificate")), Err(ArmError::Untrusted { .. })));
+}
+
+/// All that replication asks of Resource Manager.
+async fn replicates(arm: &Arm, name: &str) {
+    assert!(arm.resource_group(SUBSCRIPTION, GROUP).await.unwrap().is_some());
+    assert_eq!(made(arm, name).await.state, DiskState::ReadyToUpload);
+    assert!(arm.disks(SUBSCRIPTION, GROUP).await.unwrap().iter().any(|disk| disk.id == seed(name)));
+    arm.grant(&seed(name), Access::Write, Duration::from_secs(600)).await.unwrap();
+    // The disk has no footer: that it can't be sealed is no matter of rights.
+    let sealed = arm.revoke(&seed(name)).await;
+    assert!(!matches!(sealed, Err(ArmError::Forbidden { .. })), "{sealed:?}");
+    made(arm, "another").await;
+    arm.delete_disk(&seed("another")).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_documented_role_is_enough() {
+    let azure = Azure::start().await;
+    let arm = azure.client(DOCUMENTED, "documented");
+    assert_eq!(missing(&arm.permissions(SUBSCRIPTION, GROUP).await.unwrap(), &REPLICATION), Vec::<&str>::new());
+    replicates(&arm, "one").await;
+}
+
+#[tokio::test]
+async fn asking_what_one_may_do_is_a_right_of_its_own() {
+    let azure = Azure::start().await;
+    let arm = azure.client(UNASKED, "unasked");
+    let error = arm.permissions(SUBSCRIPTION, GROUP).await.unwrap_err();
+    assert!(matches!(&error, ArmError::Forbidden { message, .. } if message.contains(PERMISSIONS_READ)), "{error}");
+    replicates(&arm, "one").await;
 }

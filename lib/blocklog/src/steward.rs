@@ -83,6 +83,7 @@ pub struct Look {
 
 /// What was found where the `state` of a cycle is looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "a look has one or two of them, and nearly all stand")]
 pub enum StateSeen {
     /// The state stands.
     Stands(State),

@@ -52,7 +52,7 @@ impl Inventory {
         found.max_by_key(|(reference, vm)| (!vm.template, vm.power == Power::On, std::cmp::Reverse((*reference).clone())))
     }
 
-    fn apply(&mut self, update: ObjectUpdate) {
+    fn apply(&mut self, update: ObjectUpdate, now: Timestamp) {
         let ObjectUpdate { object, kind, changes, missing } = update;
         match (object.kind(), kind) {
             ("VirtualMachine", Kind::Leave) => drop(self.vms.remove(&object)),
@@ -63,6 +63,11 @@ impl Inventory {
                 let vm = fresh(vm, kind);
                 changes.iter().for_each(|(path, value)| vm.set(path, value.as_ref()));
                 missing.iter().for_each(|(path, fault)| vm.set_missing(path, fault));
+                // Told anew it may have been something else in between: vCenter tells changes that come together as one.
+                let again = changes.iter().any(|(path, _)| path == "runtime.powerState");
+                // Of a host that is away, and of what can't be read, it is what was so before.
+                let off = vm.power == Power::Off && vm.connection == "connected" && !vm.unread.contains_key("runtime.powerState");
+                vm.off_since = off.then(|| vm.off_since.filter(|_| !again).unwrap_or(now));
             }
             ("HostSystem", kind) => {
                 let host = fresh(self.hosts.entry(object).or_default(), kind);
@@ -225,7 +230,7 @@ impl Collector {
                     let more = set.as_ref().map_or(!version.is_empty(), |set| set.truncated);
                     if let Some(set) = set {
                         version = set.version;
-                        set.updates.into_iter().for_each(|update| inventory.apply(update));
+                        set.updates.into_iter().for_each(|update| inventory.apply(update, now));
                     }
                     if !more {
                         let mut inventory = anew.take().unwrap_or_default();
@@ -237,7 +242,7 @@ impl Collector {
                     let inventory = Arc::make_mut(inventory);
                     if let Some(set) = set {
                         version = set.version;
-                        set.updates.into_iter().for_each(|update| inventory.apply(update));
+                        set.updates.into_iter().for_each(|update| inventory.apply(update, now));
                     }
                     inventory.heard = Some(now);
                     inventory.trouble = None;

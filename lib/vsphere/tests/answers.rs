@@ -101,7 +101,7 @@ fn updates_of_a_vcenter() {
         tree.nodes.iter().map(|node| (node.name.as_str(), node.parent)).collect::<Vec<_>>(),
         [("before %2f after", None), ("aside", Some(0)), ("here", Some(0))]
     );
-    assert_eq!((tree.depth(), tree.nodes[1].powered_off, tree.nodes[1].quiesced), (2, true, true));
+    assert_eq!((tree.depth(), tree.nodes[1].quiesced), (2, true));
     assert_eq!(tree.nodes[1].taken.to_string(), "2026-11-20T08:00:00Z");
 
     let mut datastore = Datastore::default();

@@ -17,7 +17,7 @@ use vsphere::{
         host::Host,
         snapshots::{Node, Tree},
         task::{Task, TaskState, Work},
-        vm::Vm,
+        vm::{Power, Vm},
     },
     preflight::{Around, KnownDisk, MAX_DEPTH, Severity, preflight},
     snapshot::{
@@ -25,7 +25,7 @@ use vsphere::{
         lineage::{Lineage, reverted},
         release,
         standing::{Standing, chains, judge},
-        take::{self, Past, Policy, Want},
+        take::{self, Past, Policy, PowerSeen, Want, was_off},
     },
     tracking,
 };
@@ -49,7 +49,6 @@ fn node(id: &str, name: &str, description: &str, at: i64, parent: Option<usize>)
         description: description.into(),
         id: at,
         taken: Timestamp::from_second(at).unwrap(),
-        powered_off: false,
         quiesced: false,
         parent,
     }
@@ -164,7 +163,7 @@ proptest! {
         nodes.extend((0..foreign).map(|at| node(&format!("f-{at}"), "theirs", "", 10, None)));
         let works = [Work::TakesSnapshot, Work::RemovesSnapshot, Work::Reverts, Work::Consolidates, Work::Moves, Work::Other];
         let tasks: Vec<Task> = works.get(work).map(|work| task("task-1", *work, TaskState::Running(Some(3)))).into_iter().collect();
-        let view = View { tree: tree(nodes, None), tasks, consolidation_needed, tools_running, question: asks.then(|| "?".to_owned()) };
+        let view = View { tree: tree(nodes, None), tasks, consolidation_needed, tools_running, question: asks.then(|| "?".to_owned()), ..View::default() };
         for policy in [Policy::Never, Policy::Try, Policy::Require] {
             if let take::Step::Take { .. } = take::next(&want(policy), &view, &Past::default()) {
                 prop_assert!(own.is_empty() && !consolidation_needed && work >= 5);
@@ -447,4 +446,38 @@ fn tracking_is_switched_on_then_made_to_work() {
     assert!(matches!(next(&beside(node("s-1", "theirs", "", 1, None)), false), tracking::Step::Unable("CbtNeedsNoSnapshots", _)));
     assert_eq!(next(&beside(ours("s-1", 0, 1, None)), false), tracking::Step::Switch);
     assert!(matches!(next(&Vm { tracking_supported: Some(false), ..vm() }, false), tracking::Step::Unable("CbtUnsupported", _)));
+}
+
+#[test]
+fn power_is_read_before_and_after_a_snapshot() {
+    let seen =
+        |power, connection: &str, tasks: &[Task]| PowerSeen::new(&Vm { power, connection: connection.into(), ..Vm::default() }, tasks);
+    let is = |power| seen(power, "connected", &[]);
+    for (before, after, expected) in [
+        (Power::Off, Power::Off, Some(true)),
+        (Power::On, Power::Off, Some(false)),
+        (Power::Off, Power::On, Some(false)),
+        (Power::On, Power::On, Some(false)),
+        (Power::Suspended, Power::Suspended, Some(false)),
+        (Power::Unknown, Power::Off, None),
+        (Power::Off, Power::Unknown, None),
+        (Power::Unknown, Power::On, Some(false)),
+    ] {
+        assert_eq!(was_off(Some(&is(before)), &is(after)), expected, "{before:?} {after:?}");
+    }
+    assert_eq!(was_off(None, &is(Power::Off)), None, "a predecessor's");
+    assert_eq!(was_off(Some(&is(Power::Off)), &seen(Power::Off, "disconnected", &[])), None, "vCenter tells what was so before");
+}
+
+#[test]
+fn a_vm_booted_between_two_looks_was_not_off() {
+    let off = Vm { power: Power::Off, connection: "connected".into(), ..Vm::default() };
+    for work in [Work::PowersOn, Work::Reverts] {
+        let started = task("task-7", work, TaskState::Success(None));
+        let (before, after) = (PowerSeen::new(&off, &[]), PowerSeen::new(&off, std::slice::from_ref(&started)));
+        assert_eq!(was_off(Some(&before), &after), Some(false), "{work:?}");
+        assert_eq!(was_off(Some(&after), &after), Some(true), "that was before, and it was off again");
+    }
+    let booted = Vm { booted: Some(Timestamp::from_second(9).unwrap()), ..off.clone() };
+    assert_eq!(was_off(Some(&PowerSeen::new(&off, &[])), &PowerSeen::new(&booted, &[])), Some(false));
 }

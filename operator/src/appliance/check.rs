@@ -170,8 +170,19 @@ async fn ask_azure(site: &Site) -> Finding {
             }
             Finding::fails(of, Reason::RolesMissing, roles::lacks(group, &missing))
         }
+        Err(azure::ArmError::Forbidden { .. }) => unasked(group),
         Err(error) => fails(error).await,
     }
+}
+
+/// Where our roles can't be asked for. It is not known that anything else is missing, so this is no failure.
+fn unasked(group: &str) -> Finding {
+    let message = format!(
+        "what the principal may do in the resource group {group} can't be checked: it lacks {}. Add that to its role; what else is missing shows \
+         when it is needed",
+        rights::PERMISSIONS_READ
+    );
+    Finding::open(C::AzurePermissions, Reason::RolesMissing, message)
 }
 
 /// What was found of log store and key.
@@ -279,11 +290,19 @@ mod tests {
         store::{LogStore, When, memory::MemoryStore},
     };
     use bytes::Bytes;
+    use crds::conditions::Status;
 
     use super::*;
 
     fn steward(store: &Arc<MemoryStore>, key: u8) -> Steward {
         Steward { store: store.clone(), keys: KeyRing::single(1, Secret::new([key; 32])) }
+    }
+
+    #[test]
+    fn rights_that_can_not_be_checked_are_unknown() {
+        let found = unasked("g");
+        assert_eq!((found.of, found.status, found.reason), (C::AzurePermissions, Status::Unknown, Reason::RolesMissing));
+        assert!(found.message.contains("Microsoft.Authorization/permissions/read"), "{}", found.message);
     }
 
     #[tokio::test]

@@ -72,6 +72,8 @@ pub struct Source {
     pub host: Option<String>,
     /// `PoweredOn`, `PoweredOff` or `Suspended`.
     pub power: Option<&'static str>,
+    /// Since when it was seen off without a break; none where it is not off, or vCenter is not heard.
+    pub off_since: Option<Timestamp>,
     /// Its disks.
     pub disks: Vec<SourceDisk>,
     /// What stands in the way, accepted or not.

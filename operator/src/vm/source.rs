@@ -139,6 +139,7 @@ pub fn facts(inventory: &Inventory, reference: &MoRef, vm: &Vm, asked: &Asked<'_
             Power::Suspended => Some("Suspended"),
             Power::Unknown => None,
         },
+        off_since: vm.off_since.filter(|_| inventory.trouble.is_none()),
         disks: vm
             .disks()
             .iter()

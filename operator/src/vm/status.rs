@@ -6,7 +6,7 @@ use blocklog::ids::DiskKey;
 use crds::{
     ReplicatedVMStatus,
     concerns::Severity,
-    conditions::{self, ConditionType as C, Finding, Kind},
+    conditions::{self, ConditionType as C, Finding, Kind, Status},
     reasons::Reason,
     replicated_vm::{Baseline, Concern, DiskStatus, Phase, Progress, RecoveryPoint, Replication, SeedDisk, VmIdentity},
     replication_cycle::{DiskMode, SourceDisk},
@@ -116,7 +116,7 @@ fn conditions(seen: &Observed, old: &ReplicatedVMStatus, decision: &Decision) ->
     }
     findings.extend(quiesced(seen));
     findings.extend(tracked(seen));
-    findings.extend(last_word(seen, &old.conditions));
+    findings.extend(last_word(seen, old));
     findings.push(ready(&findings));
     conditions::merge(&old.conditions, &findings, generation, seen.now)
 }
@@ -206,22 +206,41 @@ fn tracked(seen: &Observed) -> Option<Finding> {
     })
 }
 
-/// Whether the recovery point is the last that the VM has to say: it was off when its snapshot was taken, and is.
-fn last_word(seen: &Observed, old: &[Condition]) -> Option<Finding> {
-    let Ok(source) = &seen.source else { return kept(C::Final, conditions::get(old, C::Final)?) };
-    let point = seen.ours()?.recovery_point.as_ref()?.cycle;
-    let of_point = seen.cycles.iter().find(|cycle| cycle.id().is_some_and(|id| id.cycle == point))?;
-    let was_off = of_point.object.status.as_ref()?.source.as_ref()?.snapshot.as_ref()?.powered_off?;
-    let power = source.power?;
-    was_off.then(|| match power {
-        "PoweredOff" => {
-            Finding::holds(C::Final, Reason::AsExpected, "the VM is off, as it was when the recovery point's snapshot was taken")
-        }
-        _ => {
-            let message =
-                "the VM was off when the recovery point's snapshot was taken, and is not any more: the next cycle brings what it writes";
-            Finding::fails(C::Final, Reason::Diverged, message)
-        }
+/// Whether the VM has written nothing since the recovery point's snapshot. Only of a VM that was off when that was taken; what can't be known is
+/// not final.
+fn last_word(seen: &Observed, old: &ReplicatedVMStatus) -> Option<Finding> {
+    let known = old.recovery_point.as_ref().map(|point| point.cycle);
+    let point = match &seen.ledger {
+        // What can't be read says nothing: the last recovery point is still there.
+        Err(_) => known?,
+        Ok(_) => bytes(seen.ours()?.recovery_point.as_ref()?.cycle.0),
+    };
+    let of_point = seen.cycles.iter().find(|cycle| cycle.id().is_some_and(|id| bytes(id.cycle.0) == point))?;
+    if of_point.object.status.as_ref()?.source.as_ref()?.snapshot.as_ref()?.powered_off != Some(true) {
+        return None;
+    }
+    let source = seen.source.as_ref().ok();
+    // One that was on has written, whatever it is now: only the next recovery point takes that back.
+    let diverged = known == Some(point)
+        && conditions::get(&old.conditions, C::Final).is_some_and(|condition| condition.status == Status::False.as_str());
+    if diverged || matches!(source.and_then(|source| source.power), Some("PoweredOn" | "Suspended")) {
+        let message =
+            "the VM was off when the recovery point's snapshot was taken, and was started since: the next cycle brings what it has written";
+        return Some(Finding::fails(C::Final, Reason::Diverged, message));
+    }
+    // Both clocks are the cluster's, and one tells whole seconds.
+    let created = of_point.object.metadata.creation_timestamp.as_ref().map(|created| created.0.as_second());
+    let since = source.and_then(|source| source.off_since).map(|since| since.as_second());
+    Some(if since.zip(created).is_some_and(|(since, created)| since <= created) {
+        Finding::holds(
+            C::Final,
+            Reason::AsExpected,
+            "the VM was off when the recovery point's snapshot was taken, and has been off ever since",
+        )
+    } else {
+        let message = "the VM was off when the recovery point's snapshot was taken, but was not watched without a break since: whether it was \
+                       started in between can't be known. The recovery point of the next cycle tells";
+        Finding::open(C::Final, Reason::NotChecked, message)
     })
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn fresh() -> Observed {
             name: "web".into(),
             host: None,
             power: Some("PoweredOn"),
+            off_since: None,
             disks: vec![disk(2000), disk(2001)],
             concerns: Vec::new(),
             busy: None,

@@ -18,7 +18,7 @@ use futures::{
 use replica::{CLEAR_STEP, MAX_WRITE, ReplicaError, coalesce::Coalescer};
 use tokio::sync::mpsc;
 
-use super::{ApplierError, leave::Leave, seat::Seat};
+use super::{ApplierError, seed_handle::SeedHandle, write_lease::WriteLease};
 use crate::{
     cpu,
     env::{Env, Event},
@@ -56,9 +56,9 @@ pub(super) async fn apply(
     env: &Env,
     manifest: &Manifest,
     disk: DiskKey,
-    seat: &Seat,
+    handle: &SeedHandle,
     update: &mut Update,
-    leave: &Leave<'_>,
+    lease: &WriteLease<'_>,
 ) -> Result<Applied, ApplierError> {
     let sent = &manifest.disks[&disk];
     env.progress.note(Event::Applying { disk, bytes: sent.extents.bytes() });
@@ -66,7 +66,7 @@ pub(super) async fn apply(
     let mut segments: Vec<&SegmentRef> = sent.segments.iter().collect();
     segments.sort_by_key(|segment| segment.first);
     let applied = Applied::default();
-    let mut writer = Writer { env, disk, seat, leave, running: FuturesUnordered::new(), joined: Coalescer::new(RUN), applied };
+    let mut writer = Writer { env, disk, handle, lease, running: FuturesUnordered::new(), joined: Coalescer::new(RUN), applied };
     // One segment is applied while the next is fetched, never more: the place in the channel is taken before the fetch begins.
     let (sender, mut receiver) = mpsc::channel(1);
     let fetching = async {
@@ -100,7 +100,7 @@ pub(super) async fn apply(
     // Also after a failure: what was sent is waited for, so that it is known whether anything can still land.
     let settled = writer.settle(result.is_ok()).await;
     result.and(settled)?;
-    seat.seed().flush().await.map_err(|error| ApplierError::Replica { disk, error })?;
+    handle.seed().flush().await.map_err(|error| ApplierError::Replica { disk, error })?;
     // The sum is compared as well: records that overlap would be written in an order that nobody knows.
     if writer.applied.extents != sent.extents || writer.applied.written + writer.applied.cleared != sent.extents.bytes() {
         return Err(ApplierError::BitmapMismatch { disk });
@@ -128,8 +128,8 @@ async fn fetch(env: &Env, manifest: &Manifest, of: DiskCycle, segment: &SegmentR
 struct Writer<'a> {
     env: &'a Env,
     disk: DiskKey,
-    seat: &'a Seat,
-    leave: &'a Leave<'a>,
+    handle: &'a SeedHandle,
+    lease: &'a WriteLease<'a>,
     running: FuturesUnordered<BoxFuture<'a, Result<Written, ApplierError>>>,
     /// Joins neighbouring blocks.
     joined: Coalescer,
@@ -184,12 +184,12 @@ impl<'a> Writer<'a> {
     async fn send_ready(&mut self) -> Result<(), ApplierError> {
         while let Some(run) = self.joined.next_run() {
             self.room().await?;
-            let (env, disk, seat, leave) = (self.env, self.disk, self.seat, self.leave);
+            let (env, disk, handle, lease) = (self.env, self.disk, self.handle, self.lease);
             self.running.push(Box::pin(async move {
                 let length = run.data.len() as u64;
                 env.throttle.take(run.data.len()).await;
-                attempt(env, disk, leave, |permit| {
-                    let (seed, data) = (seat.seed(), run.data.clone());
+                attempt(env, disk, lease, |permit| {
+                    let (seed, data) = (handle.seed(), run.data.clone());
                     async move { seed.write(permit, run.offset, data).await }
                 })
                 .await?;
@@ -205,17 +205,17 @@ impl<'a> Writer<'a> {
         self.send_ready().await
     }
 
-    /// Clears a range, in steps: each needs leave of its own, and the lease has to last it.
+    /// Clears a range, in steps: each needs a permit of its own, and the lease has to last it.
     async fn clear(&mut self, record: &Descriptor) -> Result<(), ApplierError> {
         let end = record.offset + record.length;
         let mut offset = record.offset;
         while offset < end {
             let length = CLEAR_STEP.min(end - offset);
             self.room().await?;
-            let (env, disk, seat, leave) = (self.env, self.disk, self.seat, self.leave);
+            let (env, disk, handle, lease) = (self.env, self.disk, self.handle, self.lease);
             self.running.push(Box::pin(async move {
-                attempt(env, disk, leave, |permit| {
-                    let seed = seat.seed();
+                attempt(env, disk, lease, |permit| {
+                    let seed = handle.seed();
                     async move { seed.clear(permit, offset, length).await }
                 })
                 .await?;
@@ -263,19 +263,19 @@ struct Written {
     data: bool,
 }
 
-/// Sends one write until it is acknowledged. Each attempt needs leave of its own: the lease may have to be renewed first.
+/// Sends one write until it is acknowledged. Each attempt needs a permit of its own: the lease may have to be renewed first.
 async fn attempt<F: Future<Output = Result<(), ReplicaError>>>(
     env: &Env,
     disk: DiskKey,
-    leave: &Leave<'_>,
+    lease: &WriteLease<'_>,
     mut send: impl FnMut(replica::Permit) -> F,
 ) -> Result<(), ApplierError> {
     let mut tried = 0;
     loop {
-        if leave.stopped() {
+        if lease.stopped() {
             return Err(ApplierError::Stopped);
         }
-        let Some(permit) = leave.permit() else {
+        let Some(permit) = lease.permit() else {
             // The keeper renews; if it can't, it stops everything.
             env.clock.sleep(pause(0)).await;
             continue;
@@ -285,7 +285,7 @@ async fn attempt<F: Future<Output = Result<(), ReplicaError>>>(
             Err(ReplicaError::PermitEnds { .. }) => env.clock.sleep(pause(0)).await,
             Err(error) => {
                 if error.in_doubt() {
-                    leave.doubt();
+                    lease.doubt();
                 }
                 tried += 1;
                 if !error.retryable() || tried >= TRIES {

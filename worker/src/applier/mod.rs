@@ -5,9 +5,9 @@
 //! idempotent and what a vanished writer had on its way is not known.
 
 mod disk;
-mod leave;
-mod seat;
+mod seed_handle;
 mod setback;
+mod write_lease;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -32,7 +32,7 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 pub use self::setback::note_setback;
-use self::{disk::Applied, leave::Leave, seat::Seat};
+use self::{disk::Applied, seed_handle::SeedHandle, write_lease::WriteLease};
 use crate::{
     env::{Env, Event},
     patience::{self, renewing},
@@ -216,7 +216,7 @@ struct Work<'a> {
     digest: Digest,
 }
 
-type Seeds = BTreeMap<DiskKey, Seat>;
+type Seeds = BTreeMap<DiskKey, SeedHandle>;
 
 /// How an order ended.
 struct Ended {
@@ -237,7 +237,7 @@ enum Start<'a> {
 struct Begun<'a> {
     seeds: Seeds,
     updates: BTreeMap<DiskKey, Update>,
-    leave: Leave<'a>,
+    lease: WriteLease<'a>,
     /// Some seed is fenced by time alone.
     timed: bool,
     /// Until when an earlier turn's writes may land, by disk.
@@ -254,9 +254,9 @@ impl<'a> Work<'a> {
         };
         // From here on the caller may give the lease back only where nothing that was sent can still land.
         let result = self.apply(held, &mut begun, stop).await;
-        let Begun { seeds, updates, leave, timed, .. } = *begun;
+        let Begun { seeds, updates, lease, timed, .. } = *begun;
         drop(seeds);
-        let in_doubt = timed && leave.in_doubt();
+        let in_doubt = timed && lease.in_doubt();
         let end = match result {
             Ok(Some(applied)) => self.finish(held, updates, applied, in_doubt).await,
             Ok(None) => {
@@ -284,12 +284,12 @@ impl<'a> Work<'a> {
         // Read before anything is touched: a log that can't be read must not make a clean replica dirty.
         let updates = renewing(self.env, held, self.updates(&ledger)).await??;
 
-        let timed = seeds.values().any(|seat| seat.seed().fence_kind() == FenceKind::Time);
-        let leave = Leave::new(self.env, held, timed);
-        let next = held.value().begin(&self.manifest, self.digest, timed.then(|| leave.until()));
+        let timed = seeds.values().any(|handle| handle.seed().fence_kind() == FenceKind::Time);
+        let lease = WriteLease::new(self.env, held, timed);
+        let next = held.value().begin(&self.manifest, self.digest, timed.then(|| lease.until()));
         held.write(next).await?;
-        leave.begin(held.value().turn);
-        Ok(Start::Begun(Box::new(Begun { seeds, updates, leave, timed, previous_ends: ledger.write_ends, admission })))
+        lease.begin(held.value().turn);
+        Ok(Start::Begun(Box::new(Begun { seeds, updates, lease, timed, previous_ends: ledger.write_ends, admission })))
     }
 
     /// Opens every seed that is written to, and makes sure that each is the one that ledger and order name, and large enough.
@@ -306,7 +306,7 @@ impl<'a> Work<'a> {
                 let error = ReplicaError::TooSmall { capacity: seed.capacity(), needed };
                 return Err(ApplierError::Replica { disk, error });
             }
-            seeds.insert(disk, Seat::new(seed, access));
+            seeds.insert(disk, SeedHandle::new(seed, access));
         }
         Ok(seeds)
     }
@@ -339,15 +339,15 @@ impl<'a> Work<'a> {
 
     /// Takes the access of an order that was renewed in place.
     async fn renew_access(&self, order: &Order, seeds: &Seeds, turn: Turn) -> Result<(), ApplierError> {
-        for (disk, seat) in seeds {
+        for (disk, handle) in seeds {
             let access = self.access(order, *disk)?;
-            if seat.has(&access) {
+            if handle.has(&access) {
                 continue;
             }
             let seed = self.open_one(*disk, &access).await?;
             let fence = Fence { turn: turn.0, previous_end: None };
             seed.raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;
-            seat.replace(seed, access);
+            handle.replace(seed, access);
         }
         Ok(())
     }
@@ -382,24 +382,24 @@ impl<'a> Work<'a> {
         begun: &mut Begun<'_>,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Option<BTreeMap<DiskKey, Applied>>, ApplierError> {
-        let Begun { seeds, updates, leave, previous_ends, admission, .. } = begun;
-        let (seeds, leave, previous_ends, admission) = (&*seeds, &*leave, &*previous_ends, *admission);
+        let Begun { seeds, updates, lease, previous_ends, admission, .. } = begun;
+        let (seeds, lease, previous_ends, admission) = (&*seeds, &*lease, &*previous_ends, *admission);
         let fenced = !planted(Plant::NoFence) && (!planted(Plant::FenceOnlyAtTakeOver) || admission == Admission::Finish);
         let disks = updates.iter_mut().map(|(disk, update)| async move {
-            let Some(seat) = seeds.get(disk) else { return (*disk, Ok(Applied::default())) };
-            let fence = Fence { turn: leave.turn().0, previous_end: previous_ends.get(disk).copied() };
+            let Some(handle) = seeds.get(disk) else { return (*disk, Ok(Applied::default())) };
+            let fence = Fence { turn: lease.turn().0, previous_end: previous_ends.get(disk).copied() };
             let result = async {
                 if fenced {
-                    seat.seed().raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;
+                    handle.seed().raise_fence(fence).await.map_err(|error| ApplierError::Replica { disk: *disk, error })?;
                 }
                 // Again, behind the fence: a disk that was replaced since it was opened is not written.
-                self.is_seed(*disk, seat.seed().as_ref()).await?;
-                disk::apply(self.env, &self.manifest, *disk, seat, update, leave).await
+                self.is_seed(*disk, handle.seed().as_ref()).await?;
+                disk::apply(self.env, &self.manifest, *disk, handle, update, lease).await
             };
             let result = result.await;
             // One disk that fails ends the others: what they have sent is waited for, nothing new is sent.
             if result.is_err() {
-                leave.stop();
+                lease.stop();
             }
             (*disk, result)
         });
@@ -413,15 +413,15 @@ impl<'a> Work<'a> {
                 tokio::select! {
                     biased;
                     () = &mut stop => {
-                        leave.stop();
+                        lease.stop();
                         return Ok(false);
                     }
                     _ = &mut finished => return Ok(true),
-                    () = leave.renewal_due() => {}
+                    () = lease.renewal_due() => {}
                 }
-                let kept = self.keep(held, seeds, leave).await;
+                let kept = self.keep(held, seeds, lease).await;
                 if !matches!(kept, Ok(true)) {
-                    leave.stop();
+                    lease.stop();
                     return kept;
                 }
             }
@@ -454,17 +454,17 @@ impl<'a> Work<'a> {
     }
 
     /// Renews the lease and, for time-fenced seeds, notes the later end before anything is sent under it. False where the order is gone.
-    async fn keep(&self, held: &mut Held<Ledger>, seeds: &Seeds, leave: &Leave<'_>) -> Result<bool, ApplierError> {
+    async fn keep(&self, held: &mut Held<Ledger>, seeds: &Seeds, lease: &WriteLease<'_>) -> Result<bool, ApplierError> {
         held.renew().await?;
-        if let Some(until) = leave.renewed(held) {
+        if let Some(until) = lease.renewed(held) {
             let next = held.value().extend(&self.manifest, until);
             held.write(next).await?;
-            leave.extended(until);
+            lease.extended(until);
         }
         let order = document::read::<Order>(self.env.store.as_ref(), &self.env.keys, &self.name).await;
         match order {
             Ok(Some((order, _))) if order.of != self.order.of || order.manifest != self.order.manifest => Ok(false),
-            Ok(Some((order, _))) => self.renew_access(&order, seeds, leave.turn()).await.map(|()| true),
+            Ok(Some((order, _))) => self.renew_access(&order, seeds, lease.turn()).await.map(|()| true),
             Ok(None) => Ok(false),
             // The store is slow today; the next renewal looks again.
             Err(LogError::Store(error)) if error.in_doubt() => Ok(true),

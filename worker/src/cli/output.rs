@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::{
     env::{Event, Progress},
     failure::{Failure, Kind},
-    local::{Checked, Damage, Differences, Listener, Looked, Outcome, Tally, Told},
+    local::{Checked, Damage, Differences, Listener, Looked, Outcome, RunEvent, Tally},
 };
 
 /// How often a disk's progress becomes a line.
@@ -175,7 +175,7 @@ impl Progress for Output {
 }
 
 impl Listener for Output {
-    fn tell(&self, told: Told) {
+    fn tell(&self, told: RunEvent) {
         match self {
             Self::Lines(lines) => lines.tell(told),
             Self::Bars(bars) => bars.tell(told),
@@ -264,13 +264,13 @@ impl Lines {
         }
     }
 
-    fn tell(&self, told: Told) {
+    fn tell(&self, told: RunEvent) {
         match told {
-            Told::Cycle { of, resumed } => {
+            RunEvent::Cycle { of, resumed } => {
                 event(&Line::Cycle { cycle: of.cycle.0, incarnation: of.incarnation.to_string(), resumed });
             }
-            Told::Warning(message) => event(&Line::Warning { message: &message }),
-            Told::Comparing { disk, done, .. } => self.progress(disk, Step::Compared, |sums| sums.applied = done),
+            RunEvent::Warning(message) => event(&Line::Warning { message: &message }),
+            RunEvent::Comparing { disk, done, .. } => self.progress(disk, Step::Compared, |sums| sums.applied = done),
         }
     }
 }
@@ -336,13 +336,13 @@ impl Bars {
         }
     }
 
-    fn tell(&self, told: Told) {
+    fn tell(&self, told: RunEvent) {
         match told {
-            Told::Cycle { of, resumed } => {
+            RunEvent::Cycle { of, resumed } => {
                 self.say(&format!("cycle {}{}", of.cycle, if resumed { ", begun by an earlier run" } else { "" }))
             }
-            Told::Warning(message) => self.say(&format!("warning: {message}")),
-            Told::Comparing { disk, done, of } => self.with(disk, |disk| {
+            RunEvent::Warning(message) => self.say(&format!("warning: {message}")),
+            RunEvent::Comparing { disk, done, of } => self.with(disk, |disk| {
                 disk.bar.set_length(of);
                 disk.bar.set_message("compare");
                 disk.bar.set_position(done);

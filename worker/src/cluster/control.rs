@@ -25,7 +25,8 @@ use vsphere::{
 
 use super::{
     baseline,
-    report::{Reporter, Told},
+    event::ReportEvent,
+    report::Reporter,
     vddk::{self, DiskAt, OpenError, Session, VddkSource},
 };
 use crate::{
@@ -63,7 +64,7 @@ pub struct Setup {
     pub settings: Settings,
     /// Disks that are compared in full because somebody asked for it.
     pub full: Vec<DiskKey>,
-    /// Held while a disk is opened, by all who read this vCenter with these words: what is refused is refused to one of them.
+    /// Held while a disk is opened, by all who read this vCenter with these credentials: what is refused is refused to one of them.
     pub opening: Arc<Mutex<()>>,
 }
 
@@ -102,7 +103,7 @@ impl VcenterControl {
     fn failed(&self, failure: &control::Failure) -> SnapshotError {
         let verdict = failure.verdict();
         let message = format!("{}: {}", verdict.reason, verdict.message);
-        self.reporter.tell(&Told::Waiting { reason: reason(verdict.reason), message: message.clone() });
+        self.reporter.tell(&ReportEvent::Waiting { reason: reason(verdict.reason), message: message.clone() });
         match failure {
             control::Failure::Passing(_) => SnapshotError::Unreachable(message),
             control::Failure::Person(_) if verdict.reason == "SourceGone" => SnapshotError::Gone(message),
@@ -142,11 +143,11 @@ impl VcenterControl {
     fn tell_taken(&self, name: String, taken: &Taken) {
         let reference = taken.snapshot.id().to_owned();
         let Taken { taken, quiesced, powered_off, .. } = *taken;
-        self.reporter.tell(&Told::Taken { name, reference, taken, quiesced, powered_off });
+        self.reporter.tell(&ReportEvent::Taken { name, reference, taken, quiesced, powered_off });
     }
 
-    /// Opens a disk, without a second try. VDDK logs in by itself with the same words, twice for each disk, and calls a wrong password and a missing
-    /// privilege by the same name: so the words are proved before, one disk after the other is opened, and after a refusal they are proved again.
+    /// Opens a disk, without a second try. VDDK logs in by itself with the same credentials, twice for each disk, and calls a wrong password and a missing
+    /// privilege by the same name: so the credentials are proved before, one disk after the other is opened, and after a refusal they are proved again.
     async fn open_once(&self, snapshot: &Snapshot, disk: DiskKey, clock: &Arc<dyn Clock>) -> Result<VddkSource, OpenError> {
         // One that hangs must not keep all others waiting; they make sure of it themselves then.
         let (_turn, fresh) = tokio::select! {
@@ -154,12 +155,12 @@ impl VcenterControl {
             turn = self.setup.opening.lock() => (Some(turn), PROVED),
             () = clock.sleep(TURN) => (None, Duration::ZERO),
         };
-        let words = self.proved(fresh).await?;
-        let at = self.disk_at(snapshot, disk, &words).await?;
+        let credentials = self.proved(fresh).await?;
+        let at = self.disk_at(snapshot, disk, &credentials).await?;
         let opened = VddkSource::open(&self.setup.vddk, &at, clock.clone()).await;
         if let Err(OpenError::Source(SourceError::Refused(why))) = &opened {
             if why.starts_with("LoginRefused") {
-                self.setup.client.was_refused(&words, "InvalidLogin").await;
+                self.setup.client.was_refused(&credentials, "InvalidLogin").await;
             } else if why.starts_with("PrivilegeMissing") {
                 self.proved(Duration::ZERO).await?;
             }
@@ -176,7 +177,7 @@ impl VcenterControl {
         })
     }
 
-    async fn disk_at(&self, snapshot: &Snapshot, disk: DiskKey, words: &Credentials) -> Result<DiskAt, SourceError> {
+    async fn disk_at(&self, snapshot: &Snapshot, disk: DiskKey, credentials: &Credentials) -> Result<DiskAt, SourceError> {
         let source_error = |error| match error {
             SnapshotError::Unreachable(why) => SourceError::Unreachable(why),
             SnapshotError::Refused(why) | SnapshotError::Gone(why) => SourceError::Refused(why),
@@ -194,8 +195,8 @@ impl VcenterControl {
         Ok(DiskAt {
             server,
             port,
-            user: words.user.clone(),
-            password: words.password.clone(),
+            user: credentials.user.clone(),
+            password: credentials.password.clone(),
             thumbprint: thumbprint.to_string(),
             vm: vm.id().to_owned(),
             snapshot: snapshot.reference.clone(),
@@ -225,7 +226,7 @@ impl SnapshotControl for VcenterControl {
     }
 
     async fn take(&self, of: CycleId) -> Result<Snapshot, SnapshotError> {
-        self.reporter.tell(&Told::Taking);
+        self.reporter.tell(&ReportEvent::Taking);
         let mark = Mark { owner: self.setup.owner.clone(), of };
         let taken = self.control.take(&mark).await.map_err(|failure| self.failed(&failure))?;
         self.tell_taken(mark.name(), &taken);
@@ -251,7 +252,7 @@ impl SnapshotControl for VcenterControl {
             Standing::Stands(_) | Standing::Moved(_) => true,
             Standing::Lost(word, why) => {
                 tracing::warn!(snapshot = %reference, word, "{why}");
-                self.reporter.tell(&Told::Waiting { reason: Reason::SnapshotLost, message: format!("{word}: {why}") });
+                self.reporter.tell(&ReportEvent::Waiting { reason: Reason::SnapshotLost, message: format!("{word}: {why}") });
                 false
             }
         })
@@ -259,11 +260,11 @@ impl SnapshotControl for VcenterControl {
 
     async fn changed(&self, snapshot: &Snapshot, disk: DiskKey, since: &ChangeId) -> Result<Changes, SnapshotError> {
         if self.setup.full.contains(&disk) {
-            self.reporter.tell(&Told::Full { disk, reason: None });
+            self.reporter.tell(&ReportEvent::Full { disk, reason: None });
             return Ok(Changes::Unknown("AskedFor"));
         }
         let Some(since) = baseline::read(since) else {
-            self.reporter.tell(&Told::Full { disk, reason: Some(Reason::ChangesUnknown) });
+            self.reporter.tell(&ReportEvent::Full { disk, reason: Some(Reason::ChangesUnknown) });
             return Ok(Changes::Unknown("ChangeIdUnreadable"));
         };
         let reference = MoRef::snapshot(&snapshot.reference);
@@ -271,7 +272,7 @@ impl SnapshotControl for VcenterControl {
             changes::Changes::Areas(areas) => Changes::Areas(areas),
             changes::Changes::Unknown(why) => {
                 tracing::info!(%disk, "compared in full: {why}");
-                self.reporter.tell(&Told::Full { disk, reason: Some(reason(why.word())) });
+                self.reporter.tell(&ReportEvent::Full { disk, reason: Some(reason(why.word())) });
                 Changes::Unknown(why.word())
             }
         })
@@ -299,7 +300,7 @@ impl SnapshotControl for VcenterControl {
                 Err(OpenError::Source(error)) => return Err(error),
             };
             let word = error.split(':').next().unwrap_or_default();
-            self.reporter.tell(&Told::Waiting { reason: reason(word), message: format!("disk {disk}: {error}") });
+            self.reporter.tell(&ReportEvent::Waiting { reason: reason(word), message: format!("disk {disk}: {error}") });
             clock.sleep(wait).await;
         }
     }
@@ -308,12 +309,12 @@ impl SnapshotControl for VcenterControl {
         // A removal under an open disk waits for it, or fails by it.
         self.close().await;
         let reference = snapshot.reference.clone();
-        self.reporter.tell(&Told::Releasing { reference: reference.clone() });
+        self.reporter.tell(&ReportEvent::Releasing { reference: reference.clone() });
         match self.control.release(&MoRef::snapshot(&reference)).await.map_err(|failure| self.failed(&failure)) {
             Ok(()) | Err(SnapshotError::Gone(_)) => {}
             Err(error) => return Err(error),
         }
-        self.reporter.tell(&Told::Released { reference });
+        self.reporter.tell(&ReportEvent::Released { reference });
         Ok(())
     }
 }
@@ -329,15 +330,15 @@ fn server(url: &str) -> Option<(String, Option<u16>)> {
     Some((url.host_str()?.trim_matches(['[', ']']).to_owned(), url.port()))
 }
 
-fn told(note: Note) -> Told {
+fn told(note: Note) -> ReportEvent {
     match note {
-        Note::Task(Progress::Running { task, name, percent }) => Told::Task { id: task.id().to_owned(), method: name, percent },
+        Note::Task(Progress::Running { task, name, percent }) => ReportEvent::Task { id: task.id().to_owned(), method: name, percent },
         Note::Task(Progress::Stalled { task, name, since, .. }) => {
             let message = format!("{name} ({task}) has not moved for {} minutes; it is waited for", since.as_secs() / 60);
-            Told::Waiting { reason: Reason::SourceBusy, message }
+            ReportEvent::Waiting { reason: Reason::SourceBusy, message }
         }
-        Note::Waiting { reason: word, message, .. } => Told::Waiting { reason: reason(word), message: format!("{word}: {message}") },
-        Note::NotQuiesced { message } => Told::Waiting { reason: Reason::QuiesceFailed, message },
+        Note::Waiting { reason: word, message, .. } => ReportEvent::Waiting { reason: reason(word), message: format!("{word}: {message}") },
+        Note::NotQuiesced { message } => ReportEvent::Waiting { reason: Reason::QuiesceFailed, message },
     }
 }
 

@@ -8,41 +8,33 @@ use std::{
 use backoff::Backoff;
 use blocklog::{
     LogError,
-    clock::Clock,
     cycle::{Manifest, State},
     document,
     entropy::SystemEntropy,
     ids::{Cycle, CycleId, DiskKey, Incarnation, Owner, VmId},
     names,
-    store::{LogStore, StoreError},
+    store::StoreError,
 };
-use crds::{
-    ReplicationCycle,
-    conditions::{self, ConditionType, Status},
-    reasons::Reason,
-    replicated_vm::Quiesce,
-    replication_cycle::DiskMode,
-};
-use kube::{Api, ResourceExt};
+use crds::{ReplicationCycle, reasons::Reason, replicated_vm::Quiesce, replication_cycle::DiskMode};
+use kube::ResourceExt;
 use tokio::sync::watch;
 use uuid::Uuid;
 use vsphere::{
-    Client, LoginState, MoRef,
+    LoginState, MoRef,
     snapshot::{control::Settings, take::Policy},
 };
 
 use super::{
-    config::GatewayConfig,
     control::{Setup, VcenterControl},
     health::{self, Health},
     open,
     report::Reporter,
+    shared::{Shared, WatchedCycle},
     status::Report,
     vddk,
     writer::Writer,
 };
 use crate::{
-    cpu::Threads,
     env::{Env, Event, Progress},
     failure::Failure,
     gateway::{self, End, GatewayError, Job, Why},
@@ -61,23 +53,6 @@ const LONGEST_FOR_A_PERSON: Duration = Duration::from_secs(300);
 /// How long giving back may take once the process is told to stop.
 const GIVE_BACK: Duration = Duration::from_secs(4);
 
-/// What all cycles of a gateway share.
-pub(super) struct Shared {
-    pub(super) config: GatewayConfig,
-    pub(super) pod: String,
-    pub(super) api: Api<ReplicationCycle>,
-    pub(super) store: Arc<dyn LogStore>,
-    pub(super) client: Client,
-    /// The turn to open a disk: [`Setup::opening`].
-    pub(super) opening: Arc<tokio::sync::Mutex<()>>,
-    pub(super) cpu: Arc<Threads>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) health: Arc<Health>,
-}
-
-/// The object as the apiserver tells it; none where it is not this pod's any more.
-pub(super) type Told = Option<Arc<ReplicationCycle>>;
-
 /// What an object asks of its gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Want {
@@ -92,7 +67,7 @@ enum Want {
 }
 
 impl Want {
-    fn of(told: &Told, pod: &str) -> Self {
+    fn of(told: &WatchedCycle, pod: &str) -> Self {
         let Some(cycle) = told else { return Self::Nothing };
         if cycle.spec.worker.as_deref() != Some(pod) {
             return Self::Nothing;
@@ -114,14 +89,6 @@ impl Want {
             (one, other) => one != other,
         }
     }
-}
-
-/// True where a cycle needs its gateway no more: its log is complete or will never be, and its snapshot is gone.
-pub(super) fn is_over(cycle: &ReplicationCycle) -> bool {
-    let Some(status) = &cycle.status else { return false };
-    let is = |of, status_: Status| conditions::is(&status.conditions, of, status_);
-    let decided = is(ConditionType::Transferred, Status::True) || is(ConditionType::Transferred, Status::False);
-    decided && is(ConditionType::SourceReleased, Status::True)
 }
 
 /// How a cycle is ended for this reason, and how it is noted as failed. Where only a datastore was in the way, what was read counts; what can't be
@@ -164,12 +131,12 @@ impl Running {
 pub(super) struct Seen {
     shared: Arc<Shared>,
     name: String,
-    told: watch::Receiver<Told>,
+    told: watch::Receiver<WatchedCycle>,
     running: Mutex<Option<Arc<Running>>>,
 }
 
 impl Seen {
-    pub(super) fn new(shared: Arc<Shared>, cycle: &ReplicationCycle, told: watch::Receiver<Told>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, cycle: &ReplicationCycle, told: watch::Receiver<WatchedCycle>) -> Self {
         Self { shared, name: cycle.name_any(), told, running: Mutex::default() }
     }
 
@@ -246,9 +213,15 @@ impl Seen {
     }
 
     /// One run, until it ends or something else is asked.
-    async fn attempt(&self, cycle: &ReplicationCycle, want: &Want, reporter: &Arc<Reporter>, told: &mut watch::Receiver<Told>) -> Attempt {
+    async fn attempt(
+        &self,
+        cycle: &ReplicationCycle,
+        want: &Want,
+        reporter: &Arc<Reporter>,
+        told: &mut watch::Receiver<WatchedCycle>,
+    ) -> Attempt {
         let trouble = |failure: Failure| {
-            let told = super::report::Told::Waiting { reason: super::control::reason(failure.reason), message: failure.message };
+            let told = super::event::ReportEvent::Waiting { reason: super::control::reason(failure.reason), message: failure.message };
             reporter.tell(&told);
             Attempt::Again(Pause::Growing(LONGEST_PAUSE))
         };
@@ -334,7 +307,7 @@ impl Seen {
         match result {
             Ok(_) => Attempt::Over,
             // It is noted as failed, its snapshot is gone; the next run says so.
-            Err(error) if error.is_final() => Attempt::Again(Pause::Of(Duration::ZERO)),
+            Err(error) if error.is_for_good() => Attempt::Again(Pause::Of(Duration::ZERO)),
             // Another gateway's lease: it ends within a minute, or that one is at work.
             Err(GatewayError::Log(LogError::Store(StoreError::Leased(_)))) => Attempt::Again(Pause::Of(FIRST_PAUSE)),
             // A file that was mended is to be seen soon, and looking costs vCenter nothing.
@@ -426,7 +399,7 @@ enum Pause {
 }
 
 /// Returns true when the object asks for something else than `want`, false when its watch has ended.
-async fn changed(told: &mut watch::Receiver<Told>, want: &Want, pod: &str) -> bool {
+async fn changed(told: &mut watch::Receiver<WatchedCycle>, want: &Want, pod: &str) -> bool {
     loop {
         if told.changed().await.is_err() {
             return false;

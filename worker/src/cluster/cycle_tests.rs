@@ -1,12 +1,12 @@
 use crds::{
     common::ObjectRef,
-    conditions::Finding,
+    conditions::{self, ConditionType, Finding},
     reasons::Reason,
     replicated_vm::CycleKind,
     replication_cycle::{Allotment, Cancel, CycleDisk, CycleVm, LedgerOwner, ReplicationCycleSpec, ReplicationCycleStatus},
 };
 
-use super::*;
+use super::{super::shared::is_over, *};
 
 pub(super) fn object(disks: &[(i64, Option<DiskMode>)]) -> ReplicationCycle {
     let spec = ReplicationCycleSpec {
@@ -114,18 +114,19 @@ mod with_an_apiserver {
     use std::{collections::VecDeque, sync::Mutex};
 
     use blocklog::{
+        clock::Clock,
         ids::Owner,
         keys::KeyRing,
         ledger::{Ledger, Seed},
         steward::Steward,
-        store::{LeaseId, memory::MemoryStore},
+        store::{LeaseId, LogStore, memory::MemoryStore},
     };
     use http::{Request, Response};
-    use kube::client::Body;
+    use kube::{Api, client::Body};
     use serde_json::Value;
 
     use super::*;
-    use crate::cluster::config::GatewayConfig;
+    use crate::{cluster::config::GatewayConfig, cpu::Threads};
 
     /// An apiserver that keeps what is patched. It takes `times` for each, then no time; and carries out what nobody waits for any more.
     #[derive(Clone, Default)]
@@ -216,7 +217,7 @@ mod with_an_apiserver {
         Rig { shared: Arc::new(shared), patches, store, state: names::state(of), _folder: folder }
     }
 
-    fn told(change: impl FnOnce(&mut ReplicationCycleSpec)) -> Told {
+    fn told(change: impl FnOnce(&mut ReplicationCycleSpec)) -> WatchedCycle {
         let mut cycle = object(&[(2000, None)]);
         cycle.metadata.uid = Some("u-1".into());
         change(&mut cycle.spec);
@@ -278,7 +279,7 @@ mod with_an_apiserver {
 
     /// A suspended cycle, whose state goes while its first report is on its way, and which may go on then: it is over at once. The apiserver
     /// takes `first` for that report.
-    async fn over_at_once(first: Duration) -> (Rig, watch::Sender<Told>, tokio::task::JoinHandle<()>) {
+    async fn over_at_once(first: Duration) -> (Rig, watch::Sender<WatchedCycle>, tokio::task::JoinHandle<()>) {
         let rig = rig().await;
         rig.patches.1.lock().unwrap().push_back(first);
         let (sender, receiver) = watch::channel(told(|spec| spec.allotment.disks = 0));

@@ -19,9 +19,10 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     HAND_OVER,
     config::GatewayConfig,
-    cycle::{Seen, Shared, Told, is_over},
+    cycle::Seen,
     health::{self, Health},
     open,
+    shared::{Shared, WatchedCycle, is_over},
 };
 use crate::failure::{Failure, Kind};
 
@@ -80,7 +81,7 @@ struct Cycles {
 
 struct Slot {
     uid: Option<String>,
-    told: watch::Sender<Told>,
+    told: watch::Sender<WatchedCycle>,
     handle: JoinHandle<()>,
 }
 

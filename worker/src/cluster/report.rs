@@ -1,54 +1,12 @@
-//! The events of a running cycle, and the report that they make.
+//! Where the events of a running cycle are gathered into its report.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use blocklog::{clock::Clock, ids::DiskKey};
-use crds::reasons::Reason;
+use blocklog::clock::Clock;
 use tokio::sync::Notify;
 
-use super::status::Report;
+use super::{event::ReportEvent, status::Report};
 use crate::env::{Event, Progress};
-
-/// Something that was done, or is waited for, beside the [`Event`]s of the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
-    /// The gateway's own.
-    Event(Event),
-    /// A snapshot is about to be taken.
-    Taking,
-    Taken {
-        name: String,
-        reference: String,
-        /// When it was taken, by vCenter's clock.
-        taken: jiff::Timestamp,
-        quiesced: bool,
-        powered_off: bool,
-    },
-    /// It is about to be removed.
-    Releasing {
-        reference: String,
-    },
-    Released {
-        reference: String,
-    },
-    /// A task of vCenter runs.
-    Task {
-        id: String,
-        method: String,
-        percent: Option<u8>,
-    },
-    /// A disk is compared in full, for this reason, or because it was asked for.
-    Full {
-        disk: DiskKey,
-        reason: Option<Reason>,
-    },
-    /// Something is waited for, or was tried in vain.
-    Waiting {
-        reason: Reason,
-        /// What it is, and what helps.
-        message: String,
-    },
-}
 
 /// Gathers events into the report, and wakes the status writer.
 pub struct Reporter {
@@ -64,7 +22,7 @@ impl Reporter {
         Self { clock, report: Mutex::new(report), news: Notify::new() }
     }
 
-    pub fn tell(&self, told: &Told) {
+    pub fn tell(&self, told: &ReportEvent) {
         let now = self.clock.now();
         self.change(|report| report.take(told, now));
     }
@@ -93,6 +51,6 @@ impl Reporter {
 
 impl Progress for Reporter {
     fn note(&self, event: Event) {
-        self.tell(&Told::Event(event));
+        self.tell(&ReportEvent::Event(event));
     }
 }

@@ -16,7 +16,7 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{control::reason, report::Told};
+use super::{control::reason, event::ReportEvent};
 use crate::{
     env::Event,
     gateway::{End, GatewayError},
@@ -104,52 +104,54 @@ impl Report {
         self.edges
     }
 
-    pub fn take(&mut self, told: &Told, now: Timestamp) {
+    pub fn take(&mut self, told: &ReportEvent, now: Timestamp) {
         match told {
-            Told::Event(event) => self.event(event, now),
-            Told::Taking => {
+            ReportEvent::Event(event) => self.event(event, now),
+            ReportEvent::Taking => {
                 self.source.epoch = Some(self.next_epoch);
                 self.snapshot(SnapshotState::Intended);
                 self.taking();
             }
-            Told::Taken { name, reference, taken, quiesced, powered_off } => {
+            ReportEvent::Taken { name, reference, taken, quiesced, powered_off } => {
                 // One that another cycle has left is found as well; it is about to go, and not this one's.
                 if self.other(reference) {
                     return;
                 }
                 let status = self.source.snapshot.get_or_insert_default();
+                let known = status.powered_off.filter(|_| status.mo_ref.as_ref() == Some(reference));
                 (status.name, status.mo_ref) = (Some(name.clone()), Some(reference.clone()));
                 (status.taken, status.quiesced) = (Some(seconds(*taken)), Some(*quiesced));
-                status.powered_off = Some(*powered_off);
+                // Only who took it can tell; of one that is found again what was told then holds.
+                status.powered_off = powered_off.or(known);
                 self.source.tasks.clear();
                 if self.transferred.status == Status::Unknown {
                     self.snapshot(SnapshotState::Taken);
                     self.transferring();
                 }
             }
-            Told::Releasing { reference } if !self.other(reference) => {
+            ReportEvent::Releasing { reference } if !self.other(reference) => {
                 self.snapshot(SnapshotState::Releasing);
                 self.removing();
             }
-            Told::Released { reference } if !self.other(reference) => {
+            ReportEvent::Released { reference } if !self.other(reference) => {
                 self.source.tasks.clear();
                 self.snapshot(SnapshotState::Released);
                 let status = self.source.snapshot.get_or_insert_default();
                 status.released.get_or_insert(seconds(now));
             }
-            Told::Releasing { .. } | Told::Released { .. } => {}
-            Told::Task { id, method, percent } => {
+            ReportEvent::Releasing { .. } | ReportEvent::Released { .. } => {}
+            ReportEvent::Task { id, method, percent } => {
                 let percent = percent.map(i32::from);
                 let old = self.source.tasks.iter().find(|task| task.id == *id).cloned();
                 let moved = old.filter(|task| task.percent == percent).and_then(|task| task.moved).or_else(|| Some(seconds(now)));
                 self.source.tasks = vec![TaskStatus { id: id.clone(), method: method.clone(), percent, moved }];
                 self.at_work(method);
             }
-            Told::Full { disk, reason } => {
+            ReportEvent::Full { disk, reason } => {
                 self.disk(*disk).reason = reason.map(|reason| reason.as_str().to_owned());
                 self.disk(*disk).mode = Some(DiskMode::Full);
             }
-            Told::Waiting { reason, message } => self.trouble(*reason, message),
+            ReportEvent::Waiting { reason, message } => self.trouble(*reason, message),
         }
     }
 

@@ -16,16 +16,22 @@ fn at(second: i64) -> Timestamp {
 
 const DISK: DiskKey = DiskKey(2000);
 
-fn taken(reference: &str) -> Told {
-    Told::Taken { name: format!("hawser-7-{reference}"), reference: reference.to_owned(), taken: at(3), quiesced: false, powered_off: true }
+fn taken(reference: &str) -> ReportEvent {
+    ReportEvent::Taken {
+        name: format!("hawser-7-{reference}"),
+        reference: reference.to_owned(),
+        taken: at(3),
+        quiesced: false,
+        powered_off: Some(true),
+    }
 }
 
-fn reading(changed: u64, mode: Mode) -> Told {
-    Told::Event(Event::Reading { disk: DISK, mode, changed })
+fn reading(changed: u64, mode: Mode) -> ReportEvent {
+    ReportEvent::Event(Event::Reading { disk: DISK, mode, changed })
 }
 
-fn read(read: u64, uploaded: u64) -> Told {
-    Told::Event(Event::Read { disk: DISK, step: Figures { read, uploaded, ..Figures::default() } })
+fn read(read: u64, uploaded: u64) -> ReportEvent {
+    ReportEvent::Event(Event::Read { disk: DISK, step: Figures { read, uploaded, ..Figures::default() } })
 }
 
 fn sent() -> Result<End, GatewayError> {
@@ -53,7 +59,7 @@ fn a_cycle_from_beginning_to_end() {
     let mut report = Report::begin("gateway-0", None, at(1));
     assert_eq!(phase(&report), CyclePhase::Pending);
     is(&report, ("Unknown", "Pending"), ("Unknown", "Pending"));
-    report.take(&Told::Taking, at(2));
+    report.take(&ReportEvent::Taking, at(2));
     assert_eq!(phase(&report), CyclePhase::Snapshot);
     report.take(&taken("snapshot-1"), at(3));
     assert_eq!(phase(&report), CyclePhase::Transfer);
@@ -65,13 +71,13 @@ fn a_cycle_from_beginning_to_end() {
     assert_eq!(source.progress.map(|progress| (progress.percent, progress.done_bytes)), Some((25, 1000)));
     assert_eq!((source.epoch, source.worker.as_deref()), (Some(1), Some("gateway-0")));
 
-    report.take(&Told::Event(Event::Sent), at(5));
-    report.take(&Told::Releasing { reference: "snapshot-1".into() }, at(5));
+    report.take(&ReportEvent::Event(Event::Sent), at(5));
+    report.take(&ReportEvent::Releasing { reference: "snapshot-1".into() }, at(5));
     assert_eq!(phase(&report), CyclePhase::Applying);
     is(&report, ("True", "AsExpected"), ("Unknown", "RemovingSnapshot"));
-    report.take(&Told::Task { id: "task-9".into(), method: "ConsolidateVMDisks_Task".into(), percent: Some(40) }, at(6));
+    report.take(&ReportEvent::Task { id: "task-9".into(), method: "ConsolidateVMDisks_Task".into(), percent: Some(40) }, at(6));
     is(&report, ("True", "AsExpected"), ("Unknown", "Consolidating"));
-    report.take(&Told::Released { reference: "snapshot-1".into() }, at(7));
+    report.take(&ReportEvent::Released { reference: "snapshot-1".into() }, at(7));
     report.ended(&sent(), at(8));
     is(&report, ("True", "AsExpected"), ("True", "AsExpected"));
     let (source, _) = report.status(&[], None, at(9));
@@ -85,16 +91,16 @@ fn a_cycle_from_beginning_to_end() {
 fn what_keeps_a_snapshot_is_told_by_the_condition_that_it_keeps() {
     let mut report = Report::begin("gateway-0", None, at(1));
     report.take(&taken("snapshot-1"), at(2));
-    report.take(&Told::Waiting { reason: Reason::DatastoreFull, message: "no room".into() }, at(3));
+    report.take(&ReportEvent::Waiting { reason: Reason::DatastoreFull, message: "no room".into() }, at(3));
     is(&report, ("Unknown", "DatastoreFull"), ("Unknown", "Transferring"));
     report.take(&read(1, 1), at(4));
     is(&report, ("Unknown", "Transferring"), ("Unknown", "Transferring"));
-    report.take(&Told::Event(Event::Sent), at(5));
-    report.take(&Told::Waiting { reason: Reason::SourceUnreachable, message: "503".into() }, at(5));
+    report.take(&ReportEvent::Event(Event::Sent), at(5));
+    report.take(&ReportEvent::Waiting { reason: Reason::SourceUnreachable, message: "503".into() }, at(5));
     is(&report, ("True", "AsExpected"), ("False", "SourceUnreachable"));
-    report.take(&Told::Releasing { reference: "snapshot-1".into() }, at(5));
+    report.take(&ReportEvent::Releasing { reference: "snapshot-1".into() }, at(5));
     is(&report, ("True", "AsExpected"), ("Unknown", "RemovingSnapshot"));
-    report.take(&Told::Waiting { reason: Reason::SourceUnreachable, message: "DisksLocked: a proxy has it".into() }, at(6));
+    report.take(&ReportEvent::Waiting { reason: Reason::SourceUnreachable, message: "DisksLocked: a proxy has it".into() }, at(6));
     is(&report, ("True", "AsExpected"), ("False", "SourceUnreachable"));
     let (_, conditions) = report.status(&[], None, at(7));
     assert!(
@@ -110,16 +116,16 @@ fn what_keeps_a_snapshot_is_told_by_the_condition_that_it_keeps() {
 #[test]
 fn a_task_that_gets_on_clears_the_failures_before_it() {
     let mut report = Report::begin("gateway-0", None, at(0));
-    let busy = |message: &str| Told::Waiting { reason: Reason::SourceBusy, message: message.into() };
-    let task = |method: &str| Told::Task { id: "task-1".into(), method: method.into(), percent: Some(5) };
-    report.take(&Told::Taking, at(1));
+    let busy = |message: &str| ReportEvent::Waiting { reason: Reason::SourceBusy, message: message.into() };
+    let task = |method: &str| ReportEvent::Task { id: "task-1".into(), method: method.into(), percent: Some(5) };
+    report.take(&ReportEvent::Taking, at(1));
     report.take(&busy("another task works on the VM"), at(2));
     is(&report, ("Unknown", "SourceBusy"), ("Unknown", "Pending"));
     report.take(&task("CreateSnapshotEx_Task"), at(3));
     is(&report, ("Unknown", "TakingSnapshot"), ("Unknown", "Pending"));
     report.take(&taken("snapshot-1"), at(4));
-    report.take(&Told::Event(Event::Sent), at(5));
-    report.take(&Told::Releasing { reference: "snapshot-1".into() }, at(5));
+    report.take(&ReportEvent::Event(Event::Sent), at(5));
+    report.take(&ReportEvent::Releasing { reference: "snapshot-1".into() }, at(5));
     report.take(&busy("the disks are locked"), at(6));
     is(&report, ("True", "AsExpected"), ("False", "SourceBusy"));
     report.take(&task("RemoveSnapshot_Task"), at(7));
@@ -129,10 +135,10 @@ fn a_task_that_gets_on_clears_the_failures_before_it() {
 /// Each step may last long after an outage that it began in.
 #[test]
 fn a_log_store_that_answers_again_is_not_what_is_waited_for() {
-    let outage = || Told::Event(Event::Waiting { reason: "LogStoreUnreachable", message: "no route".into() });
-    let answered = Told::Event(Event::Answered);
+    let outage = || ReportEvent::Event(Event::Waiting { reason: "LogStoreUnreachable", message: "no route".into() });
+    let answered = ReportEvent::Event(Event::Answered);
     let mut report = Report::begin("gateway-0", None, at(0));
-    let mut meets_one = |step: Option<Told>, cut: [(&str, &str); 2], after: [(&str, &str); 2]| {
+    let mut meets_one = |step: Option<ReportEvent>, cut: [(&str, &str); 2], after: [(&str, &str); 2]| {
         step.into_iter().for_each(|told| report.take(&told, at(1)));
         report.take(&outage(), at(2));
         is(&report, cut[0], cut[1]);
@@ -142,10 +148,10 @@ fn a_log_store_that_answers_again_is_not_what_is_waited_for() {
     let (gone, pending, transferring) = (("Unknown", "LogStoreUnreachable"), ("Unknown", "Pending"), ("Unknown", "Transferring"));
     let (complete, kept) = (("True", "AsExpected"), ("False", "LogStoreUnreachable"));
     meets_one(None, [gone, pending], [pending, pending]);
-    meets_one(Some(Told::Taking), [gone, pending], [("Unknown", "TakingSnapshot"), pending]);
+    meets_one(Some(ReportEvent::Taking), [gone, pending], [("Unknown", "TakingSnapshot"), pending]);
     meets_one(Some(taken("snapshot-1")), [gone, transferring], [transferring, transferring]);
-    meets_one(Some(Told::Event(Event::Sent)), [complete, kept], [complete, transferring]);
-    let releasing = Told::Releasing { reference: "snapshot-1".into() };
+    meets_one(Some(ReportEvent::Event(Event::Sent)), [complete, kept], [complete, transferring]);
+    let releasing = ReportEvent::Releasing { reference: "snapshot-1".into() };
     meets_one(Some(releasing), [complete, kept], [complete, ("Unknown", "RemovingSnapshot")]);
     // That the outage has outlasted the lease is no news; without one it is.
     let lost = || Err(LogError::Store(StoreError::LeaseLost("state".into())).into());
@@ -156,7 +162,7 @@ fn a_log_store_that_answers_again_is_not_what_is_waited_for() {
     report.ended(&lost(), at(3));
     is(&report, complete, ("False", "LeaseLost"));
     // What else was in the way still is.
-    report.take(&Told::Waiting { reason: Reason::SourceBusy, message: "the disks are locked".into() }, at(4));
+    report.take(&ReportEvent::Waiting { reason: Reason::SourceBusy, message: "the disks are locked".into() }, at(4));
     report.take(&answered, at(5));
     is(&report, complete, ("False", "SourceBusy"));
 }
@@ -178,7 +184,7 @@ fn an_error_decides_nothing_and_a_failure_does() {
 #[test]
 fn what_was_sent_stays_sent_when_its_gateway_is_another_one() {
     let mut report = Report::begin("gateway-0", None, at(1));
-    report.take(&Told::Event(Event::Sent), at(2));
+    report.take(&ReportEvent::Event(Event::Sent), at(2));
     let (source, conditions) = report.status(&[], None, at(2));
     let old = ReplicationCycleStatus { source: Some(source), conditions, ..ReplicationCycleStatus::default() };
     let mut successor = Report::begin("gateway-1", Some(&old), at(5));
@@ -222,8 +228,8 @@ fn anothers_snapshot_is_not_this_ones() {
     let mut report = Report::begin("gateway-0", None, at(1));
     report.take(&taken("snapshot-2"), at(2));
     report.take(&taken("snapshot-1"), at(3));
-    report.take(&Told::Releasing { reference: "snapshot-1".into() }, at(4));
-    report.take(&Told::Released { reference: "snapshot-1".into() }, at(4));
+    report.take(&ReportEvent::Releasing { reference: "snapshot-1".into() }, at(4));
+    report.take(&ReportEvent::Released { reference: "snapshot-1".into() }, at(4));
     let (source, _) = report.status(&[], None, at(5));
     let snapshot = source.snapshot.unwrap();
     assert_eq!((snapshot.state, snapshot.mo_ref.as_deref()), (SnapshotState::Taken, Some("snapshot-2")));
@@ -232,9 +238,9 @@ fn anothers_snapshot_is_not_this_ones() {
 #[test]
 fn why_a_disk_is_compared_in_full_survives_its_gateway() {
     let mut report = Report::begin("gateway-0", None, at(1));
-    report.take(&Told::Full { disk: DISK, reason: Some(Reason::Reverted) }, at(2));
+    report.take(&ReportEvent::Full { disk: DISK, reason: Some(Reason::Reverted) }, at(2));
     report.take(&reading(4096, Mode::Full), at(3));
-    report.take(&Told::Event(Event::Reading { disk: DiskKey(2001), mode: Mode::Full, changed: 1 }), at(3));
+    report.take(&ReportEvent::Event(Event::Reading { disk: DiskKey(2001), mode: Mode::Full, changed: 1 }), at(3));
     let (source, _) = report.status(&[], None, at(4));
     let reasons = |source: &SourceStatus| source.disks.iter().map(|disk| disk.reason.clone().unwrap_or_default()).collect::<Vec<_>>();
     assert_eq!(reasons(&source), ["Reverted", "NoBaseline"]);
@@ -278,8 +284,8 @@ proptest! {
             let told = match told {
                 0 => reading(1 << 30, Mode::Full),
                 1 => read(4096, 100),
-                2 => Told::Waiting { reason: Reason::SourceUnreachable, message: "x".into() },
-                _ => Told::Task { id: "task-1".into(), method: "CreateSnapshot_Task".into(), percent: Some(3) },
+                2 => ReportEvent::Waiting { reason: Reason::SourceUnreachable, message: "x".into() },
+                _ => ReportEvent::Task { id: "task-1".into(), method: "CreateSnapshot_Task".into(), percent: Some(3) },
             };
             report.take(&told, at(3 + n as i64));
             let (source, _) = report.status(&[], None, at(300));
@@ -294,10 +300,30 @@ proptest! {
 fn what_is_compared_in_full_and_why_is_said_while_it_is() {
     let mut report = Report::begin("gateway-0", None, at(1));
     report.take(&taken("snapshot-1"), at(3));
-    report.take(&Told::Full { disk: DISK, reason: Some(Reason::Reverted) }, at(3));
+    report.take(&ReportEvent::Full { disk: DISK, reason: Some(Reason::Reverted) }, at(3));
     report.take(&reading(4000, Mode::Full), at(3));
-    let (source, conditions) = report.status(&[], Some(1), at(4));
+    let (_, conditions) = report.status(&[], Some(1), at(4));
     assert_eq!(conditions[0].message, "disks are being transferred; compared in full: 2000 (Reverted)");
-    // Row 39 of docs/pitfalls.md: what the VM was when it was taken is kept.
-    assert_eq!(source.snapshot.unwrap().powered_off, Some(true));
+}
+
+/// Row 39 of docs/pitfalls.md.
+#[test]
+fn power_of_a_snapshot_that_is_found_again_is_kept() {
+    let told = |reference: &str, powered_off| ReportEvent::Taken {
+        name: format!("hawser-7-{reference}"),
+        reference: reference.to_owned(),
+        taken: at(3),
+        quiesced: false,
+        powered_off,
+    };
+    let off = |report: &Report| report.status(&[], Some(1), at(9)).0.snapshot.unwrap().powered_off;
+    let mut report = Report::begin("gateway-0", None, at(1));
+    report.take(&ReportEvent::Taking, at(2));
+    report.take(&told("snapshot-1", Some(true)), at(3));
+    report.take(&told("snapshot-1", None), at(4));
+    assert_eq!(off(&report), Some(true), "by a successor, who knows no better");
+    // Another one, taken by nobody knows whom, in the place of the first.
+    report.take(&ReportEvent::Taking, at(5));
+    report.take(&told("snapshot-2", None), at(6));
+    assert_eq!(off(&report), None);
 }

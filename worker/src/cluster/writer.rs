@@ -13,8 +13,8 @@ use kube::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    cycle::{Shared, Told, is_over},
     report::Reporter,
+    shared::{Shared, WatchedCycle, is_over},
     status::{self, MANAGER, Report, Written, due},
 };
 
@@ -33,14 +33,14 @@ pub(super) struct Writer {
     clock: Arc<dyn Clock>,
     name: String,
     uid: Option<String>,
-    told: watch::Receiver<Told>,
+    told: watch::Receiver<WatchedCycle>,
     reporter: Arc<Reporter>,
     written: Option<Written>,
     under_way: Option<(JoinHandle<kube::Result<()>>, Written)>,
 }
 
 impl Writer {
-    pub(super) fn new(shared: &Shared, cycle: &ReplicationCycle, told: watch::Receiver<Told>, reporter: Arc<Reporter>) -> Self {
+    pub(super) fn new(shared: &Shared, cycle: &ReplicationCycle, told: watch::Receiver<WatchedCycle>, reporter: Arc<Reporter>) -> Self {
         let (api, clock) = (shared.api.clone(), shared.clock.clone());
         Self { api, clock, name: cycle.name_any(), uid: cycle.uid(), told, reporter, written: None, under_way: None }
     }

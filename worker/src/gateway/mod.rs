@@ -103,7 +103,7 @@ impl GatewayError {
 
     /// True where this cycle can't be finished by anyone: its snapshot is released, and the cycle has failed.
     #[must_use]
-    pub fn is_final(&self) -> bool {
+    pub fn is_for_good(&self) -> bool {
         matches!(
             self,
             Self::SourceGrown { .. }
@@ -203,7 +203,7 @@ pub async fn give_up(control: &dyn SnapshotControl, job: &Job) -> Result<(), Sna
 async fn act(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>) -> Result<End, GatewayError> {
     match go_on(env, control, job, held).await {
         // No successor would come further, and the snapshot must not stand for ever. A log that is complete stays so: it only has to be released.
-        Err(error) if error.is_final() && held.value().phase != Phase::Sent => {
+        Err(error) if error.is_for_good() && held.value().phase != Phase::Sent => {
             env.progress.note(Event::Waiting { reason: error.reason(), message: error.to_string() });
             finish(env, control, held, End::Failed { reason: error.reason().to_owned() }).await?;
             Err(error)

@@ -193,8 +193,8 @@ async fn a_disk_whose_snapshot_is_gone_is_not_opened_anew() {
 async fn a_disk_of_another_size_than_its_seed_is_not_read() {
     let (env, host) = (env(), Host::new(u32::MAX, u32::MAX));
     let grown = transferred_of(&env, &host, BLOCKS - 1).await.unwrap_err();
-    assert!(matches!(grown, GatewayError::SourceGrown { .. }) && grown.is_final(), "{grown}");
+    assert!(matches!(grown, GatewayError::SourceGrown { .. }) && grown.is_for_good(), "{grown}");
     let short = transferred_of(&env, &host, BLOCKS + 1).await.unwrap_err();
-    assert!(matches!(short, GatewayError::Source { error: SourceError::TooShort { .. }, .. }) && short.is_final(), "{short}");
+    assert!(matches!(short, GatewayError::Source { error: SourceError::TooShort { .. }, .. }) && short.is_for_good(), "{short}");
     assert!(host.read.lock().unwrap().is_empty());
 }

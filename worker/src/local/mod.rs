@@ -72,7 +72,7 @@ const STARTS: u32 = 3;
 
 /// What a run on one machine reports beside the [`Event`]s.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum RunEvent {
     /// A cycle begins, or goes on.
     Cycle {
         of: CycleId,
@@ -93,7 +93,7 @@ pub enum Told {
 
 /// Receives what a run reports. It must not block.
 pub trait Listener: Progress {
-    fn tell(&self, told: Told);
+    fn tell(&self, told: RunEvent);
 }
 
 /// What a run is asked beside its file.
@@ -190,11 +190,11 @@ impl Local {
         loop {
             let (of, resumed, begun) = match self.next(&ledger, superseded).await? {
                 Next::Apply { of, begun } => {
-                    self.listener.tell(Told::Cycle { of, resumed: true });
+                    self.listener.tell(RunEvent::Cycle { of, resumed: true });
                     (of, true, begun)
                 }
                 Next::Run { of, resumed } => {
-                    self.listener.tell(Told::Cycle { of, resumed });
+                    self.listener.tell(RunEvent::Cycle { of, resumed });
                     if let Err(reason) = self.send(of).await? {
                         if failed {
                             return Err(gave_up(&reason));
@@ -244,7 +244,7 @@ impl Local {
     }
 
     fn warn(&self, warning: String) {
-        self.listener.tell(Told::Warning(warning));
+        self.listener.tell(RunEvent::Warning(warning));
     }
 
     /// What an interrupted run has left to do, or a new cycle.

@@ -24,7 +24,7 @@ use replica::{
 };
 use uuid::Uuid;
 
-use super::{Local, Told, mend, open::whereabouts};
+use super::{Local, RunEvent, mend, open::whereabouts};
 use crate::{
     env::Event,
     failure::{Failure, Kind, grown},
@@ -108,12 +108,12 @@ impl Local {
                 Some(seed) if ledger.turn == Turn(0) && seed.capacity == size => self.make(disk, seed, ledger.turn).await?,
                 Some(_) => {
                     let told = "its seed is gone; a new one is made, and the disk is sent in full";
-                    self.listener.tell(Told::Warning(format!("disk {disk}: {told}")));
+                    self.listener.tell(RunEvent::Warning(format!("disk {disk}: {told}")));
                     missing.insert(disk, self.seed(disk, size));
                 }
                 None => {
                     self.vacant(disk).await?;
-                    self.listener.tell(Told::Warning(format!("disk {disk} is new; it is sent in full")));
+                    self.listener.tell(RunEvent::Warning(format!("disk {disk} is new; it is sent in full")));
                     missing.insert(disk, self.seed(disk, size));
                 }
             }

@@ -10,7 +10,7 @@ impl Progress for Deaf {
 }
 
 impl Listener for Deaf {
-    fn tell(&self, _: Told) {}
+    fn tell(&self, _: RunEvent) {}
 }
 
 async fn local(folder: &std::path::Path) -> Local {

@@ -14,7 +14,7 @@ use replica::{
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 use source::{DiskSource, MAX_READ};
 
-use super::{Differences, Listener, Told, file::CycleFile, open};
+use super::{Differences, Listener, RunEvent, file::CycleFile, open};
 use crate::failure::Failure;
 
 /// Blocks in flight.
@@ -115,7 +115,7 @@ async fn compare(
     let mut found = Differences::default();
     while let Some((start, one, other)) = blocks.try_next().await? {
         found.compare(start, &one, &other);
-        listener.tell(Told::Comparing { disk, done: start + one.len() as u64, of: end });
+        listener.tell(RunEvent::Comparing { disk, done: start + one.len() as u64, of: end });
     }
     Ok(found)
 }

@@ -188,7 +188,7 @@ async fn a_disk_that_is_not_in_the_snapshot_ends_the_cycle() {
     let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
     world.ask("DELETE", "/vms/web/disks/2001", Value::Null).await;
     let error = gateway.run().await.unwrap_err();
-    assert_eq!((error.reason(), error.is_final()), ("DisksChanged", true), "{error}");
+    assert_eq!((error.reason(), error.is_for_good()), ("DisksChanged", true), "{error}");
     assert_eq!(gateway.run().await, Ok(End::Failed { reason: "DisksChanged".into() }));
     assert_eq!(world.snapshots().await, Vec::<String>::new());
 }
@@ -295,7 +295,7 @@ async fn a_vm_deleted_under_a_cycle_costs_the_replica_nothing() {
     let (result, ()) = tokio::join!(gateway.run(), deleted);
     // Where it had not yet asked what has changed, it hears of the VM first, and the next run notes that, as a gateway begins it at once.
     let (result, word) = match result {
-        Err(error) if error.is_final() => (gateway.run().await, "VmNotFound"),
+        Err(error) if error.is_for_good() => (gateway.run().await, "VmNotFound"),
         result => (result, "SnapshotLost"),
     };
     assert_eq!(result, Ok(End::Failed { reason: word.into() }));
@@ -305,7 +305,7 @@ async fn a_vm_deleted_under_a_cycle_costs_the_replica_nothing() {
     // One that begins later fails at once, by a word that says why; so does one that is cancelled.
     let late = world.gateway(world.cycle().await, world.client("sandbox"));
     let error = late.run().await.unwrap_err();
-    assert_eq!((error.reason(), error.is_final()), ("VmNotFound", true), "{error}");
+    assert_eq!((error.reason(), error.is_for_good()), ("VmNotFound", true), "{error}");
     assert_eq!(late.run().await, Ok(End::Failed { reason: "VmNotFound".into() }));
     let cancelled = world.gateway(world.cycle().await, world.client("sandbox"));
     let end = gateway::cancel(&cancelled.env, cancelled.control.as_ref(), &cancelled.job, Why::NotWanted("Cancelled")).await;

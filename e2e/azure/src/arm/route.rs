@@ -240,7 +240,10 @@ fn provider(world: &mut World, call: &Call, namespace: &str, segments: &[String]
         ("POST", None) if found.kind == "checkNameAvailability" => "read".into(),
         _ => return Err(no_method(call)),
     };
-    may(world, call, &format!("{real}/{}/{verb}", found.kind))?;
+    // The URL of a disk's operation is signed: whoever was given it may follow it, by no action of a role.
+    if found.kind != "locations/DiskOperations" {
+        may(world, call, &format!("{real}/{}/{verb}", found.kind))?;
+    }
     if world.providers.get(&real) != Some(&Registration::Registered) && real != "Microsoft.Authorization" {
         return Err(ArmError::new(
             409,

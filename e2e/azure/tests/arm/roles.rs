@@ -153,6 +153,25 @@ async fn permissions_are_those_of_the_caller() {
 }
 
 #[tokio::test]
+async fn permissions_need_an_action_of_their_own() {
+    let sim = Sim::start().await;
+    sim.state.arm.assign(&sim.state, NOBODY_OBJECT, "Disks alone", GROUP, true).unwrap();
+    let path = format!("{GROUP}/providers/Microsoft.Authorization/permissions?api-version={AUTHORIZATION}");
+    sim.call_as(NOBODY, "GET", &path, None).await.refused(403, "AuthorizationFailed", "Microsoft.Authorization/permissions/read");
+    // It may all the same: nothing but the question is refused.
+    sim.call_as(NOBODY, "PUT", &disk("a"), Some(empty_body(1))).await.is(202);
+}
+
+#[tokio::test]
+async fn an_operation_is_followed_by_its_url_alone() {
+    let sim = Sim::start().await;
+    sim.state.arm.assign(&sim.state, NOBODY_OBJECT, "Disks alone", GROUP, true).unwrap();
+    let begun = sim.call_as(NOBODY, "PUT", &disk("a"), Some(empty_body(1))).await;
+    let url = begun.is(202).header("azure-asyncoperation").to_owned();
+    assert_eq!(sim.call_as(NOBODY, "GET", &url, None).await.is(200).body["status"], "InProgress");
+}
+
+#[tokio::test]
 async fn what_a_body_names_has_to_be_allowed_too() {
     let sim = Sim::start().await;
     let linked = async |path: &str, body: Value, action: &str| {

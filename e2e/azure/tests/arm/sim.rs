@@ -96,6 +96,14 @@ pub fn config() -> Config {
         data_actions: Vec::new(),
         not_data_actions: Vec::new(),
     });
+    config.roles.push(Role {
+        name: "Disks alone".to_owned(),
+        id: "aaaaaaaa-9999-4999-8999-999999999999".to_owned(),
+        actions: vec!["Microsoft.Compute/disks/*".to_owned()],
+        not_actions: Vec::new(),
+        data_actions: Vec::new(),
+        not_data_actions: Vec::new(),
+    });
     config.principals.push(principal("reader", READER, "55555555-5555-4555-8555-aaaaaaaaaaaa", role("Reader")));
     config.principals.push(principal("nobody", NOBODY, NOBODY_OBJECT, Vec::new()));
     config.principals.push(principal("linked", LINKED, "88888888-8888-4888-8888-aaaaaaaaaaaa", role("Machines without cards")));

@@ -211,3 +211,62 @@ async fn a_disk_that_was_removed_takes_no_part_and_keeps_its_seed() {
     assert_eq!(seeds.iter().filter(|id| id.to_lowercase().contains("hawser-removed-")).count(), 2, "its seed stays");
     assert!(replica.cycles().await.unwrap().iter().all(|cycle| phase(cycle) == Some(CyclePhase::Succeeded)));
 }
+
+/// The status and the reason of the condition `Final`.
+async fn last_word(replica: &Replica) -> Option<(String, String)> {
+    let status = replica.object().await.unwrap().status.unwrap();
+    status.conditions.into_iter().find(|one| one.type_ == "Final").map(|one| (one.status, one.reason))
+}
+
+/// Switches the VM on or off, and waits until the operator has seen it.
+async fn power(replica: &Replica, state: &str, shown: &str) {
+    let (world, path) = (&replica.world, format!("/vms/{}/power", replica.name));
+    world.vcenter.call(Method::PUT, &path, Some(json!({ "state": state }))).await.unwrap();
+    wait::until(&format!("{} is shown as {shown}", replica.name), PATIENCE, async || {
+        let power = replica.object().await?.status.and_then(|status| status.vm?.power_state).unwrap_or_default();
+        if power == shown { Ok(()) } else { Err(power) }
+    })
+    .await
+    .unwrap();
+}
+
+/// A cycle of a VM that is off, after which it is final. Another test may end the session by which it is watched meanwhile: then the next one tells.
+async fn final_after_a_cycle(replica: &Replica, token: &str) {
+    for round in 0..4 {
+        replica.sync(&format!("{token}-{round}"), PATIENCE).await.unwrap();
+        let said = replica.says("Final", "AsExpected", Duration::from_secs(20)).await;
+        if said.is_ok() {
+            assert_eq!(last_word(replica).await.unwrap().0, "True");
+            return;
+        }
+    }
+    panic!("{} does not get final: {}", replica.name, replica.story().await.unwrap());
+}
+
+/// Whether nothing was written since is read from the VM's power: vCenter calls every snapshot `poweredOff` that has no memory.
+#[tokio::test]
+async fn a_vm_is_final_only_when_it_was_off_before_its_cycle() {
+    let (world, _gate) = beside_others().await;
+    let replica = replicated(&world, "final").await;
+    let was_off = |cycle: &crds::ReplicationCycle| cycle.status.clone()?.source?.snapshot?.powered_off;
+    let ran = replica.cycles().await.unwrap();
+    assert!(ran.iter().all(|cycle| was_off(cycle) != Some(true)), "it runs: {:?}", ran.iter().map(was_off).collect::<Vec<_>>());
+    assert_eq!(last_word(&replica).await, None, "nobody has shut it down");
+
+    // It runs, writes, and is shut down: what it wrote is not in the replica.
+    world.vcenter.write(&replica.name, 2000, 20 * MIB, MIB, 41).await.unwrap();
+    power(&replica, "off", "PoweredOff").await;
+    assert_eq!(last_word(&replica).await, None, "it has had no cycle since");
+    final_after_a_cycle(&replica, "off").await;
+    assert_eq!(replica.equal_now().await.unwrap(), 2);
+    assert_eq!(was_off(replica.cycles().await.unwrap().last().unwrap()), Some(true));
+
+    // What it may have written while it was on does not go by switching it off.
+    power(&replica, "on", "PoweredOn").await;
+    replica.says("Final", "Diverged", PATIENCE).await.unwrap();
+    world.vcenter.write(&replica.name, 2001, 4 * MIB, MIB, 42).await.unwrap();
+    power(&replica, "off", "PoweredOff").await;
+    assert_eq!(last_word(&replica).await, Some(("False".to_owned(), "Diverged".to_owned())));
+    final_after_a_cycle(&replica, "again").await;
+    assert_eq!(replica.equal_now().await.unwrap(), 2);
+}

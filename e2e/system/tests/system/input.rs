@@ -235,6 +235,20 @@ async fn a_role_that_azures_principal_lacks_is_named_by_its_actions() {
     .unwrap();
     let mended = role(Method::POST, "Owner").await.unwrap();
     own.says("Ready", "True", "AsExpected", mended, MENDED).await.unwrap();
+
+    // A role that has all but the right to ask what it has: that can't be checked, and keeps nothing from being tried.
+    role(Method::POST, "Hawser replication, unasked").await.unwrap();
+    let unasked = role(Method::DELETE, "Owner").await.unwrap();
+    let said = own.says("AzurePermissions", "Unknown", "RolesMissing", unasked, SOON).await.unwrap();
+    names(&said.message, &["Microsoft.Authorization/permissions/read", "resource group hawser"]);
+    own.says("Ready", "True", "AsExpected", unasked, SOON).await.unwrap();
+    // The documented one is enough.
+    role(Method::DELETE, "Hawser replication, unasked").await.unwrap();
+    let documented = role(Method::POST, "Hawser replication").await.unwrap();
+    own.says("AzurePermissions", "True", "AsExpected", documented, MENDED).await.unwrap();
+    own.says("Ready", "True", "AsExpected", documented, MENDED).await.unwrap();
+    role(Method::POST, "Owner").await.unwrap();
+    role(Method::DELETE, "Hawser replication").await.unwrap();
     assert_ne!(principal, CLIENT);
 }
 

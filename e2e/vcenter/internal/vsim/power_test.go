@@ -45,6 +45,23 @@ func TestPowerStates(t *testing.T) {
 	}
 }
 
+func TestBootTimeIsUnsetWhileAMachineIsOff(t *testing.T) {
+	b := start(t)
+	booted := func(vm string) *time.Time { return b.props(vm).Runtime.BootTime }
+	if booted("web") == nil || booted("cold") != nil {
+		t.Fatalf("booted: %v, %v", booted("web"), booted("cold"))
+	}
+	first := *booted("web")
+	b.ok(b.vm("web").PowerOff(b.ctx))
+	if booted("web") != nil {
+		t.Fatal("it is off, and was booted")
+	}
+	b.ok(b.vm("web").PowerOn(b.ctx))
+	if again := booted("web"); again == nil || !again.After(first) {
+		t.Fatalf("booted at %v, and then at %v", first, again)
+	}
+}
+
 func TestGuestShutdownTakesTimeAndNeedsTools(t *testing.T) {
 	b := start(t, func(i *Inventory) { i.Settings.GuestShutdown = Duration(300 * time.Millisecond) })
 	refused[types.ToolsUnavailable](b, b.vm("plain").ShutdownGuest(b.ctx))

@@ -481,6 +481,10 @@ func (m *machine) revert(s *snapshot, hidden bool) types.BaseMethodFault {
 	}
 	m.current = s
 	m.power = s.power
+	m.bootTime = nil
+	if m.power == on {
+		m.bootTime = types.NewTime(time.Now().UTC())
+	}
 	m.cbt = s.cbt
 	m.track(m.cbt)
 	m.shutdown++

@@ -97,6 +97,22 @@ func TestRemoveWithChildren(t *testing.T) {
 	}
 }
 
+// What a revert would lead to: a snapshot's state says nothing of what its machine was.
+func TestSnapshotWithoutMemoryIsPoweredOffWhateverItsMachineWas(t *testing.T) {
+	b := start(t)
+	for _, vm := range []string{"web", "cold"} {
+		b.ok(b.vm(vm).CreateSnapshot(b.ctx, "s", "", false, false))
+		equal(b, b.props(vm).Snapshot.RootSnapshotList[0].State, off)
+	}
+	equal(b, b.props("web").Runtime.PowerState, on)
+	equal(b, b.props("cold").Runtime.PowerState, off)
+	b.ok(b.vm("web").CreateSnapshot(b.ctx, "s", "", true, false))
+	equal(b, b.props("web").Snapshot.RootSnapshotList[0].ChildSnapshotList[0].State, on)
+	b.ok(b.vm("web").Suspend(b.ctx))
+	b.ok(b.vm("web").CreateSnapshot(b.ctx, "s", "", false, false))
+	equal(b, b.props("web").Snapshot.RootSnapshotList[0].ChildSnapshotList[0].ChildSnapshotList[0].State, off)
+}
+
 func TestRevertBringsBytesBackAndResetsTracking(t *testing.T) {
 	b := start(t)
 	before := b.write("web", 2000, 0, 4096)
@@ -111,6 +127,9 @@ func TestRevertBringsBytesBackAndResetsTracking(t *testing.T) {
 	}
 	p := b.props("web")
 	equal(b, p.Runtime.PowerState, types.VirtualMachinePowerStatePoweredOff) // the snapshot has no memory
+	if p.Runtime.BootTime != nil {
+		t.Fatal("it is off, and was booted")
+	}
 	b.must(b.ctl.SetPower("web", control.PowerOn))
 	next := b.snap("web")
 	_, err = b.query("web", &next.ref, 2000, 0, flat(s.disks[0]).ChangeId)

@@ -145,6 +145,14 @@ impl<'a> Read<'a> {
         self.text(name)?.parse().map_err(|_| self.wrong(name, "is no time"))
     }
 
+    /// Its own text as a time.
+    ///
+    /// # Errors
+    /// [`Error::Answer`].
+    pub fn own_time(&self) -> Result<Timestamp, Error> {
+        self.own_text().parse().map_err(|_| self.wrong("", "is no time"))
+    }
+
     /// A UUID, if there is one.
     ///
     /// # Errors

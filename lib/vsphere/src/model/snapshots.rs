@@ -4,7 +4,8 @@ use jiff::Timestamp;
 
 use crate::{error::Error, model::read::Read, moref::MoRef, xml::Element};
 
-/// A snapshot in its tree.
+/// A snapshot in its tree. vCenter's `state` of it is left out: it tells what a revert would lead to, and without memory that is `poweredOff`
+/// whatever the VM was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// It.
@@ -17,8 +18,6 @@ pub struct Node {
     pub id: i64,
     /// When it was taken, by the host's clock.
     pub taken: Timestamp,
-    /// True where the VM was powered off when it was taken.
-    pub powered_off: bool,
     /// True where the guest was brought to rest.
     pub quiesced: bool,
     /// The index of the one that it was taken on top of.
@@ -52,7 +51,6 @@ impl Tree {
                 description: node.optional_text("description").unwrap_or_default().to_owned(),
                 id: node.optional_i64("id")?.unwrap_or_default(),
                 taken: node.time("createTime")?,
-                powered_off: node.optional_text("state") == Some("poweredOff"),
                 quiesced: node.optional_flag("quiesced")?.unwrap_or(false),
                 parent,
             });

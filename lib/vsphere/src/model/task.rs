@@ -30,6 +30,8 @@ pub enum Work {
     Consolidates,
     /// It moves the VM, or its disks.
     Moves,
+    /// It starts the VM.
+    PowersOn,
     /// Anything else.
     Other,
 }
@@ -53,6 +55,7 @@ impl Work {
             ("relocatevm" | "migratevm", _) | (_, "VirtualMachine.relocate" | "VirtualMachine.migrate" | "Drm.ExecuteVMotionLRO") => {
                 Self::Moves
             }
+            ("poweronvm", _) | (_, "VirtualMachine.powerOn" | "Drm.ExecuteVmPowerOnLRO") => Self::PowersOn,
             _ => Self::Other,
         }
     }
@@ -135,6 +138,8 @@ mod tests {
             ("RevertToCurrentSnapshot_Task", "VirtualMachine.revertToCurrentSnapshot", Work::Reverts),
             ("ConsolidateVMDisks_Task", "VirtualMachine.consolidateDisks", Work::Consolidates),
             ("RelocateVM_Task", "VirtualMachine.relocate", Work::Moves),
+            ("PowerOnVM_Task", "VirtualMachine.powerOn", Work::PowersOn),
+            ("", "Drm.ExecuteVmPowerOnLRO", Work::PowersOn),
             ("PowerOffVM_Task", "VirtualMachine.powerOff", Work::Other),
         ] {
             assert_eq!(Work::of(name, id), work, "{name} {id}");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
@@ -80,6 +81,10 @@ pub struct Vm {
     pub host: Option<MoRef>,
     /// Whether it runs.
     pub power: Power,
+    /// Since when it has been seen off by a watch that did not break: not what vCenter tells, but what [`crate::collector`] saw.
+    pub off_since: Option<Timestamp>,
+    /// When it was started, where that was asked for: unset while it is off.
+    pub booted: Option<Timestamp>,
     /// `connected`, `disconnected`, `orphaned`, `inaccessible` or `invalid`.
     pub connection: String,
     /// Whether removed snapshots have left something to merge.
@@ -187,6 +192,7 @@ impl Vm {
                     _ => Power::Unknown,
                 }
             }
+            "runtime.bootTime" => self.booted = read.filter(|read| !read.own_text().is_empty()).map(|read| read.own_time()).transpose()?,
             "runtime.connectionState" => self.connection = text().unwrap_or_default(),
             "runtime.consolidationNeeded" => self.consolidation_needed = flag()?,
             "runtime.question" => {

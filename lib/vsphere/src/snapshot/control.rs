@@ -114,8 +114,8 @@ pub struct Taken {
     pub snapshot: MoRef,
     /// When it was taken, by the host's clock.
     pub taken: Timestamp,
-    /// Whether the VM was powered off.
-    pub powered_off: bool,
+    /// Whether the VM was powered off before and after: [`take::was_off`]. `None` where it can't be known.
+    pub powered_off: Option<bool>,
     /// Whether the guest was at rest.
     pub quiesced: bool,
     /// Its own devices: capacity, files and change ID of each disk as of then.
@@ -239,8 +239,8 @@ impl Control {
         let recent: Vec<MoRef> =
             recent.property("recentTask").into_iter().flat_map(|list| &list.children).filter_map(MoRef::read).collect();
         let mut tasks = self.client.tasks(&recent).await?;
-        tasks.retain(crate::model::task::Task::open);
         let mut paths = vec!["snapshot", "runtime.consolidationNeeded", "runtime.question", "guest.toolsRunningStatus"];
+        paths.extend(["runtime.powerState", "runtime.bootTime", "runtime.connectionState"]);
         paths.extend(more);
         let content = told(self.client.read(vm, &paths).await?)?;
         let mut parsed = crate::model::vm::Vm::default();
@@ -251,12 +251,15 @@ impl Control {
         if let Some((path, why)) = parsed.unread.iter().next() {
             return Err(Error::answer("RetrievePropertiesEx", format!("{path}: {why}")));
         }
+        let power = take::PowerSeen::new(&parsed, &tasks);
+        tasks.retain(crate::model::task::Task::open);
         let view = View {
             tree: parsed.snapshots,
             tasks,
             consolidation_needed: parsed.consolidation_needed,
             tools_running: parsed.tools_running,
             question: parsed.question.map(|question| question.text),
+            power,
         };
         Ok((view, content))
     }
@@ -293,10 +296,15 @@ impl Control {
     pub(crate) async fn take_with(&self, mark: &Mark, policy: take::Policy) -> Result<Taken, Failure> {
         let want = take::Want { mark: mark.clone(), policy };
         let (mut past, mut attempts) = (take::Past::default(), 0);
+        // What the VM was right before our own call: of a snapshot that stands already it is not known.
+        let mut before = None;
         loop {
             let (vm, view) = self.steadily().await?;
             match take::next(&want, &view, &past) {
-                take::Step::Stands(snapshot) => return self.taken(&snapshot, &view.tree).await,
+                take::Step::Stands(snapshot) => {
+                    let powered_off = take::was_off(before.as_ref(), &view.power);
+                    return self.taken(&snapshot, &view.tree).await.map(|taken| Taken { powered_off, ..taken });
+                }
                 take::Step::Await(task) => {
                     self.wait(&task, Doing::TakingSnapshot).await?;
                 }
@@ -311,6 +319,7 @@ impl Control {
                     self.consolidate(&vm, &mut attempts).await?;
                 }
                 take::Step::Take { quiesce } => {
+                    before = Some(view.power.clone());
                     let guest = quiesce.then_some(Quiesce { minutes: self.settings.quiesce_minutes });
                     let call = vm::create_snapshot_ex(&vm, &mark.name(), &mark.description(), guest);
                     let outcome = match self.client.start(&call).await {
@@ -337,7 +346,7 @@ impl Control {
         }
     }
 
-    /// All that a cycle needs to know of a snapshot that stands.
+    /// All that a cycle needs to know of a snapshot that stands, but for whether the VM was off: of that only who took it can tell.
     ///
     /// # Errors
     /// [`Failure`].
@@ -350,8 +359,7 @@ impl Control {
         // The first look counts: a later one must not hide that files were merged in between.
         self.chains.lock().await.entry(snapshot.clone()).or_insert_with(|| standing::chains(&devices));
         let lineage = Lineage::of(snapshot, tree, &devices);
-        let (taken, powered_off, quiesced) = (node.taken, node.powered_off, node.quiesced);
-        Ok(Taken { snapshot: snapshot.clone(), taken, powered_off, quiesced, devices, lineage })
+        Ok(Taken { snapshot: snapshot.clone(), taken: node.taken, powered_off: None, quiesced: node.quiesced, devices, lineage })
     }
 
     /// Holds the next look at a snapshot against the files that another worker saw when it was taken.

@@ -153,7 +153,6 @@ pub(crate) mod tests {
             description: mark.description(),
             id: 1,
             taken: jiff::Timestamp::UNIX_EPOCH,
-            powered_off: false,
             quiesced: false,
             parent: None,
         };

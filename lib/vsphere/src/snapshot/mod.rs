@@ -35,6 +35,8 @@ pub struct View {
     pub tools_running: bool,
     /// What the VM asks, if it does.
     pub question: Option<String>,
+    /// Whether the VM runs.
+    pub power: take::PowerSeen,
 }
 
 impl View {

@@ -1,9 +1,16 @@
 //! Taking a snapshot: what to do next.
 
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
 use crate::{
     classify::{Class, Doing, Verdict, of_fault},
     fault::Fault,
-    model::task::Work,
+    model::{
+        task::{Task, Work},
+        vm::{Power, Vm},
+    },
     moref::MoRef,
     preflight::MAX_DEPTH,
     snapshot::{Mark, Owning, View},
@@ -36,6 +43,41 @@ pub struct Past {
     pub quiesce_failed: Option<Box<Fault>>,
     /// How often consolidation was asked for.
     pub consolidations: u32,
+}
+
+/// What one look showed of whether the VM runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PowerSeen {
+    /// Whether it runs.
+    pub power: Power,
+    /// When it was started: unset while it is off.
+    pub booted: Option<Timestamp>,
+    /// Its recent tasks, ended or not, that started it or may have: a revert may lead to a VM that runs.
+    pub starts: BTreeSet<MoRef>,
+}
+
+impl PowerSeen {
+    /// From a look at the VM's properties and its recent tasks.
+    #[must_use]
+    pub fn new(vm: &Vm, recent: &[Task]) -> Self {
+        let starts = recent.iter().filter(|task| matches!(task.work, Work::PowersOn | Work::Reverts));
+        // Of a VM whose host is away vCenter tells what was so before.
+        let power = if vm.connection == "connected" { vm.power } else { Power::Unknown };
+        Self { power, booted: vm.booted, starts: starts.map(|task| task.task.clone()).collect() }
+    }
+}
+
+/// Whether the VM was off while a snapshot was taken, by the last look before the call that took it and the first after it. `None` where it
+/// can't be known. The snapshot's own `state` says nothing of it: without memory it is `poweredOff` always.
+#[must_use]
+pub fn was_off(before: Option<&PowerSeen>, after: &PowerSeen) -> Option<bool> {
+    // A predecessor's snapshot: nobody remembers what the VM was when it was taken.
+    let before = before?;
+    match (before.power, after.power) {
+        (Power::Off, Power::Off) => Some(before.booted == after.booted && after.starts.is_subset(&before.starts)),
+        (Power::On | Power::Suspended, _) | (_, Power::On | Power::Suspended) => Some(false),
+        (Power::Unknown, _) | (_, Power::Unknown) => None,
+    }
 }
 
 /// What to do next.

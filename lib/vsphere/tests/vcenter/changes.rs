@@ -230,7 +230,7 @@ async fn changes_are_asked_of_a_snapshot_alone() {
     let control = simulator.control("off").await;
     let since = cycle(&control, 1).await;
     let taken = control.take(&control.mark(2)).await.unwrap();
-    assert!(taken.powered_off);
+    assert_eq!(taken.powered_off, Some(true));
     simulator.put("/vms/off/power", json!({"state": "on"})).await;
     simulator.write("off", DISK, MIB, MIB).await;
     // What is written after the snapshot is not in it, so it is not among its changes either.

@@ -175,3 +175,29 @@ async fn more_than_a_page_is_told_whole() {
     let read = simulator.client().retrieve(&wanted, &references).await.unwrap();
     assert_eq!(read.len(), 130);
 }
+
+#[tokio::test]
+async fn a_vm_is_off_since_it_is_watched() {
+    let simulator = Simulator::start(&[vm("a", json!({"power": "off"})), vm("on", json!({}))]);
+    let mut following = Following::of(&simulator);
+    let since = |inventory: &Inventory, name: &str| named(inventory, name).and_then(|(_, vm)| vm.off_since);
+    let first = following.until("everything is told", Inventory::complete).await;
+    let begun = since(&first, "a").expect("it is off");
+    assert_eq!(since(&first, "on"), None);
+    // What else is told of it does not matter.
+    simulator.post("/vms/a/snapshots", json!({"name": "before", "description": ""})).await;
+    let seen =
+        following.until("its snapshot", |inventory| named(inventory, "a").is_some_and(|(_, vm)| vm.snapshots.nodes.len() == 1)).await;
+    assert_eq!(since(&seen, "a"), Some(begun));
+    simulator.put("/vms/a/power", json!({"state": "on"})).await;
+    following.until("it runs", |inventory| since(inventory, "a").is_none()).await;
+    simulator.put("/vms/a/power", json!({"state": "off"})).await;
+    let off = following.until("it is off again", |inventory| since(inventory, "a").is_some()).await;
+    let again = since(&off, "a").unwrap();
+    assert!(again > begun);
+    // A watch that broke has not seen what was in between.
+    simulator.delete("/sessions").await;
+    simulator.put("/vms/on/name", json!({"name": "b"})).await;
+    let anew = following.until("it is watched anew", |inventory| named(inventory, "b").is_some()).await;
+    assert!(since(&anew, "a").unwrap() > again);
+}

@@ -9,7 +9,7 @@ use vsphere::{
     session::Call,
     snapshot::{
         Note,
-        control::{Control, Failure, Settings},
+        control::{Control, Failure, Settings, Taken},
         standing::Standing,
         take::Policy,
     },
@@ -37,7 +37,8 @@ async fn a_snapshot_is_taken_found_watched_and_released() {
     let found = successor.find().await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((&found[0].snapshot, &found[0].mark), (&taken.snapshot, &control.mark(3)));
-    assert_eq!(successor.take(&control.mark(3)).await.unwrap(), taken);
+    // Whoever has not taken it does not know what the VM was then.
+    assert_eq!(successor.take(&control.mark(3)).await.unwrap(), Taken { powered_off: None, ..taken.clone() });
     assert!(matches!(successor.stands(&taken.snapshot).await.unwrap(), Standing::Stands(_)));
     // Never two own ones.
     let second = successor.take(&control.mark(4)).await.unwrap_err();
@@ -309,4 +310,32 @@ async fn a_vm_that_is_registered_anew_or_renamed_is_the_same_one() {
     owning.vm.vcenter = uuid::Uuid::from_u128(9);
     let elsewhere = Control::new(simulator.client(), owning, Settings::default(), std::sync::Arc::new(|_| {}));
     assert_eq!(elsewhere.vm().await.unwrap_err().verdict().reason, "ConfigInvalid");
+}
+
+/// vCenter calls the state of every snapshot without memory `poweredOff`.
+#[tokio::test]
+async fn a_snapshot_knows_whether_its_vm_was_off() {
+    let simulator =
+        Simulator::start(&[vm("on", json!({})), vm("off", json!({"power": "off"})), vm("suspended", json!({"power": "suspended"}))]);
+    for (name, was_off) in [("on", false), ("off", true), ("suspended", false)] {
+        let control = simulator.control(name).await;
+        assert_eq!(control.take(&control.mark(1)).await.unwrap().powered_off, Some(was_off), "{name}");
+        // Whoever finds it, and has not taken it, does not know what the VM was then.
+        assert_eq!(control.take(&control.mark(1)).await.unwrap().powered_off, None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_is_started_under_its_snapshot_was_not_off() {
+    let simulator = Simulator::start(&[vm("a", json!({"power": "off"}))]);
+    let control = simulator.control("a").await;
+    let task = json!({"on": "task", "method": "CreateSnapshotEx_Task", "delayMs": 1500, "count": 1});
+    simulator.post("/faults", task).await;
+    let start = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        simulator.put("/vms/a/power", json!({"state": "on"})).await;
+    };
+    let mark = control.mark(1);
+    let (taken, ()) = tokio::join!(control.take(&mark), start);
+    assert_eq!(taken.unwrap().powered_off, Some(false));
 }

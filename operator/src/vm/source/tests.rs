@@ -247,7 +247,6 @@ fn tracking_is_switched_on_only_where_it_is_off_and_may_and_can_be() {
         description: String::new(),
         id: 1,
         taken: jiff::Timestamp::UNIX_EPOCH,
-        powered_off: false,
         quiesced: false,
         parent: None,
     });

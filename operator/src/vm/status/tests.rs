@@ -127,22 +127,89 @@ fn why_a_disk_is_compared_in_full_is_told() {
     assert_eq!(condition(&tracked, C::ChangesTracked), ("True".into(), "AsExpected".into()));
 }
 
-/// Rows 39 and 40 of docs/pitfalls.md.
-#[test]
-fn a_vm_that_was_off_for_its_last_snapshot_and_is_powered_on_has_diverged() {
+/// A VM whose recovery point's snapshot was taken while it was off, or not, or nobody knows.
+fn point(was_off: Option<bool>) -> Observed {
     let mut seen = transferred(clean(1), 2);
     make_clean(&mut seen, 2);
-    let with = |seen: &mut Observed, was_off: bool, power: &'static str| {
-        edit(seen, "web-2", |cycle| {
-            let source = cycle.status.as_mut().unwrap().source.as_mut().unwrap();
-            source.snapshot.as_mut().unwrap().powered_off = Some(was_off);
-        });
-        seen.source.as_mut().unwrap().power = Some(power);
-        let said = said(seen);
-        conditions::get(&said.conditions, C::Final).map(|one| (one.status.clone(), one.reason.clone()))
-    };
-    assert_eq!(with(&mut seen, false, "PoweredOn"), None, "its replica is never the last word");
-    assert_eq!(with(&mut seen, true, "PoweredOff"), Some(("True".into(), "AsExpected".into())));
-    assert_eq!(with(&mut seen, true, "PoweredOn"), Some(("False".into(), "Diverged".into())));
-    assert_eq!(with(&mut seen, true, "Suspended"), Some(("False".into(), "Diverged".into())));
+    edit(&mut seen, "web-2", |cycle| {
+        let source = cycle.status.as_mut().unwrap().source.as_mut().unwrap();
+        source.snapshot.as_mut().unwrap().powered_off = was_off;
+    });
+    seen
+}
+
+/// What is said next of a VM that is so, off since a second (the cycle began at -300); what is said is kept.
+fn last(seen: &mut Observed, power: Option<&'static str>, off_since: Option<i64>) -> Option<(String, String)> {
+    let source = seen.source.as_mut().unwrap();
+    (source.power, source.off_since) = (power, off_since.map(at));
+    let said = said(seen);
+    let last = conditions::get(&said.conditions, C::Final).map(|one| (one.status.clone(), one.reason.clone()));
+    std::sync::Arc::make_mut(&mut seen.object).status = Some(said);
+    last
+}
+
+fn word(status: &str, reason: &str) -> Option<(String, String)> {
+    Some((status.to_owned(), reason.to_owned()))
+}
+
+const ON: Option<&str> = Some("PoweredOn");
+const OFF: Option<&str> = Some("PoweredOff");
+
+#[test]
+fn final_is_not_said_of_a_vm_that_ran_at_its_snapshot() {
+    for was_off in [Some(false), None] {
+        let mut seen = point(was_off);
+        assert_eq!(last(&mut seen, ON, None), None, "it runs, and nobody has shut it down");
+        // Shut down, and no cycle since: what it wrote before is not in the replica.
+        assert_eq!(last(&mut seen, OFF, Some(-100)), None);
+        assert_eq!(last(&mut seen, OFF, Some(-9000)), None);
+    }
+}
+
+#[test]
+fn a_vm_that_was_off_before_its_cycle_and_ever_since_is_final() {
+    let mut seen = point(Some(true));
+    assert_eq!(last(&mut seen, OFF, Some(-300)), word("True", "AsExpected"));
+    assert_eq!(last(&mut seen, OFF, Some(-9000)), word("True", "AsExpected"));
+}
+
+#[test]
+fn a_vm_that_was_not_watched_all_the_time_is_not_final() {
+    let mut seen = point(Some(true));
+    assert_eq!(last(&mut seen, OFF, Some(-9000)), word("True", "AsExpected"));
+    // A watch begun anew, a vCenter that is silent, one that does not say, a VM that is not to be seen.
+    assert_eq!(last(&mut seen, OFF, Some(-299)), word("Unknown", "NotChecked"));
+    assert_eq!(last(&mut seen, OFF, None), word("Unknown", "NotChecked"));
+    assert_eq!(last(&mut seen, None, None), word("Unknown", "NotChecked"));
+    seen.source = Err(Trouble::new(Reason::VmNotFound, "no such VM"));
+    assert_eq!(condition(&said(&seen), C::Final), ("Unknown".into(), "NotChecked".into()));
+}
+
+/// Row 40 of docs/pitfalls.md.
+#[test]
+fn a_vm_started_since_its_final_snapshot_has_diverged() {
+    for power in ["PoweredOn", "Suspended"] {
+        let mut seen = point(Some(true));
+        assert_eq!(last(&mut seen, OFF, Some(-9000)), word("True", "AsExpected"));
+        assert_eq!(last(&mut seen, Some(power), None), word("False", "Diverged"));
+    }
+}
+
+#[test]
+fn a_vm_that_has_diverged_is_not_final_when_it_is_off_again() {
+    let mut seen = point(Some(true));
+    assert_eq!(last(&mut seen, ON, None), word("False", "Diverged"));
+    assert_eq!(last(&mut seen, OFF, Some(-10)), word("False", "Diverged"));
+    // Nor when the ledger can't be read, whatever the clocks say.
+    seen.ledger = Err(Trouble::new(Reason::LogStoreUnreachable, "away"));
+    assert_eq!(last(&mut seen, OFF, Some(-9000)), word("False", "Diverged"));
+    // Another recovery point begins anew.
+    let mut next = transferred(clean(2), 3);
+    make_clean(&mut next, 3);
+    edit(&mut next, "web-3", |cycle| {
+        let source = cycle.status.as_mut().unwrap().source.as_mut().unwrap();
+        source.snapshot.as_mut().unwrap().powered_off = Some(true);
+    });
+    next.object = seen.object.clone();
+    assert_eq!(last(&mut next, OFF, Some(-9000)), word("True", "AsExpected"));
 }

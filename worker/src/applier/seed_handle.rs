@@ -1,4 +1,4 @@
-//! The place of one seed in an applier: its access can be renewed while writes go on.
+//! The handle of one seed in an applier: its access can be renewed while writes go on.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,14 +6,14 @@ use replica::ReplicaDisk;
 use zeroize::Zeroizing;
 
 /// One seed, by the access that is good now.
-pub(super) struct Seat(Mutex<Inner>);
+pub(super) struct SeedHandle(Mutex<Inner>);
 
 struct Inner {
     seed: Arc<dyn ReplicaDisk>,
     access: Zeroizing<Vec<u8>>,
 }
 
-impl Seat {
+impl SeedHandle {
     pub(super) fn new(seed: Arc<dyn ReplicaDisk>, access: Zeroizing<Vec<u8>>) -> Self {
         Self(Mutex::new(Inner { seed, access }))
     }

@@ -1,4 +1,4 @@
-//! Under what leave an applier writes: its turn, how long its lease lasts, and whether it may go on.
+//! The lease under which an applier writes: its turn, how long it lasts, and whether writes may go on.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -17,7 +17,7 @@ use replica::{Permit, WRITE_TIMEOUT};
 use crate::env::Env;
 
 /// Shared by the disks of one turn. The keeper of the lease moves it on; each attempt of a write asks it.
-pub(super) struct Leave<'a> {
+pub(super) struct WriteLease<'a> {
     clock: &'a dyn Clock,
     timed: bool,
     inner: Mutex<Inner>,
@@ -34,7 +34,7 @@ struct Inner {
     in_doubt: bool,
 }
 
-impl<'a> Leave<'a> {
+impl<'a> WriteLease<'a> {
     pub(super) fn new(env: &'a Env, held: &Held<Ledger>, timed: bool) -> Self {
         let clock = env.clock.as_ref();
         let (now, left) = (clock.monotonic(), held.remaining());
@@ -101,7 +101,7 @@ impl<'a> Leave<'a> {
         self.lock().until = until;
     }
 
-    /// Leave to send one write, or none where the lease has too little left for it.
+    /// WriteLease to send one write, or none where the lease has too little left for it.
     pub(super) fn permit(&self) -> Option<Permit> {
         let inner = self.lock();
         let left = inner.ends.saturating_sub(self.clock.monotonic());
