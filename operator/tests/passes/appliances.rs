@@ -63,6 +63,21 @@ async fn an_idle_pass_writes_nothing() {
     assert!(asked.len() <= 11, "{}: {asked:?}", asked.len());
 }
 
+#[tokio::test]
+async fn what_could_not_be_read_for_once_is_not_built_anew() {
+    let world = World::new().await;
+    settle(&world).await;
+    let store = || world.context.sites.get(NAMESPACE, APPLIANCE).unwrap().steward().unwrap().store.clone();
+    let before = store();
+    for name in ["azure", "azure-ca", "hawser-key", "vcenter"] {
+        world.api.plan(move |asked| (asked.name.as_deref() == Some(name)).then(|| Fault::status(500)));
+        world.pass_over_appliance().await.unwrap();
+        world.api.no_plan();
+        world.pass_over_appliance().await.unwrap();
+        assert!(Arc::ptr_eq(&before, &store()), "{name}: the clients of Azure, with their tokens, are those of before");
+    }
+}
+
 async fn at_each_request(fault: Fault) {
     let world = World::new().await;
     let wanted = settle(&world).await;
