@@ -17,6 +17,7 @@ pub mod common;
 pub mod concerns;
 pub mod conditions;
 pub mod names;
+pub mod reading;
 pub mod reasons;
 pub mod replicated_vm;
 pub mod replication_cycle;
@@ -30,6 +31,7 @@ pub use appliance::{Appliance, ApplianceSpec, ApplianceStatus};
 pub use blackout_window::{BlackoutWindow, BlackoutWindowSpec, BlackoutWindowStatus};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+pub use reading::{Read, Unreadable};
 pub use replicated_vm::{ReplicatedVM, ReplicatedVMSpec, ReplicatedVMStatus};
 pub use replication_cycle::{ReplicationCycle, ReplicationCycleSpec, ReplicationCycleStatus};
 

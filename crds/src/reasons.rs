@@ -12,6 +12,8 @@ words! {
         NotChecked,
         /// It is not asked for.
         NotAskedFor,
+        /// This version of Hawser can't read the object, which another one wrote; the message names the word. It is left as it is.
+        Unreadable,
 
         // Whom the appliance talks to.
         /// The server does not answer.

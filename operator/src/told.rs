@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crds::ReplicatedVM;
+use crds::{Read, ReplicatedVM};
 use futures::{Stream, stream};
 use kube::{
     ResourceExt,
@@ -76,13 +76,17 @@ impl Told {
     }
 
     /// The ReplicatedVMs of a store that something is told of.
-    pub fn wakes(&self, vms: Store<ReplicatedVM>) -> impl Stream<Item = ObjectRef<ReplicatedVM>> + Send + 'static {
+    pub fn wakes(&self, vms: Store<Read<ReplicatedVM>>) -> impl Stream<Item = ObjectRef<Read<ReplicatedVM>>> + Send + 'static {
         let batches = stream::unfold((self.0.subscribe(), vms), async |(mut news, vms)| {
             let meant: Vec<_> = loop {
                 match news.recv().await {
                     Ok(news) => {
                         let all = vms.state();
-                        break all.iter().filter(|vm| news.concern(vm)).map(|vm| ObjectRef::from_obj(vm.as_ref())).collect();
+                        break all
+                            .iter()
+                            .filter(|vm| vm.readable().is_some_and(|vm| news.concern(vm)))
+                            .map(|vm| ObjectRef::from_obj(vm.as_ref()))
+                            .collect();
                     }
                     Err(broadcast::error::RecvError::Lagged(missed)) => tracing::debug!(missed, "what vCenter told"),
                     Err(broadcast::error::RecvError::Closed) => return None,
@@ -165,7 +169,7 @@ mod tests {
             object("another", "site-a", Some(("vm-1", 1))),
             object("elsewhere", "site-b", Some(("vm-2", 2))),
         ] {
-            writer.apply_watcher_event(&Event::InitApply(one));
+            writer.apply_watcher_event(&Event::InitApply(Read(Ok(Arc::new(one)))));
         }
         writer.apply_watcher_event(&Event::InitDone);
         let told = Told::default();

@@ -1,4 +1,5 @@
 use crds::{
+    Read,
     common::ObjectRef,
     conditions::{self, ConditionType, Finding},
     reasons::Reason,
@@ -122,11 +123,14 @@ mod with_an_apiserver {
         store::{LeaseId, LogStore, memory::MemoryStore},
     };
     use http::{Request, Response};
-    use kube::{Api, client::Body};
+    use kube::{Api, client::Body, runtime::watcher};
     use serde_json::Value;
 
     use super::*;
-    use crate::{cluster::config::GatewayConfig, cpu::Threads};
+    use crate::{
+        cluster::{config::GatewayConfig, gateway::Cycles},
+        cpu::Threads,
+    };
 
     /// An apiserver that keeps what is patched. It takes `times` for each, then no time; and carries out what nobody waits for any more.
     #[derive(Clone, Default)]
@@ -335,5 +339,53 @@ mod with_an_apiserver {
         assert!(rig.patches.conditions().len() <= before + 2, "{:?}", rig.patches.conditions());
         sender.send(None).unwrap();
         running.await.unwrap();
+    }
+
+    /// As a newer operator makes it.
+    fn odd(change: impl FnOnce(&mut Value)) -> Read<ReplicationCycle> {
+        let mut cycle = serde_json::to_value(told(|_| {}).unwrap().as_ref()).unwrap();
+        change(&mut cycle);
+        serde_json::from_value(cycle).unwrap()
+    }
+
+    fn newer(cycle: &mut Value) {
+        cycle["spec"]["kind"] = "PreMigrate".into();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_unreadable_cycle_is_told_and_not_taken_up() {
+        let rig = rig().await;
+        let (_stop, listen) = watch::channel(false);
+        let mut cycles = Cycles::new(rig.shared.clone(), listen);
+        cycles.event(watcher::Event::Apply(odd(newer)));
+        assert!(cycles.slots.is_empty());
+        let said = [("Unknown".to_owned(), "Unreadable".to_owned())];
+        until(&rig, "it is told", || rig.patches.conditions() == said).await;
+        let (uri, patch) = rig.patches.0.lock().unwrap()[0].clone();
+        assert!(uri.contains("/replicationcycles/web-7/status?") && uri.contains("fieldManager=hawser-gateway-reading"), "{uri}");
+        assert_eq!(patch["status"].as_object().unwrap().len(), 1, "what a gateway has said before stays: {patch}");
+        // The watch tells of that write, too.
+        cycles.event(watcher::Event::Apply(odd(|cycle| {
+            newer(cycle);
+            cycle["status"] = patch["status"].clone();
+        })));
+        rig.shared.clock.sleep(Duration::from_millis(100)).await;
+        assert_eq!(rig.patches.conditions(), said);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_running_cycle_that_gets_unreadable_goes_on() {
+        let rig = rig().await;
+        let (_stop, listen) = watch::channel(false);
+        let mut cycles = Cycles::new(rig.shared.clone(), listen);
+        cycles.event(watcher::Event::Apply(odd(|_| {})));
+        for event in
+            [watcher::Event::Apply(odd(newer)), watcher::Event::Init, watcher::Event::InitApply(odd(newer)), watcher::Event::InitDone]
+        {
+            cycles.event(event);
+            assert!(cycles.slots["web-7"].told.borrow().is_some(), "it is still this pod's");
+        }
+        cycles.event(watcher::Event::Delete(odd(newer)));
+        assert!(cycles.slots.is_empty());
     }
 }

@@ -11,6 +11,7 @@ mod input;
 mod kills;
 mod lifecycle;
 mod operators;
+mod reading;
 
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ use blocklog::{
     keys::KeyRing,
     store::{LogStore, memory::MemoryStore},
 };
-use crds::{Appliance, ReplicatedVM, names};
+use crds::{Appliance, Read, ReplicatedVM, names};
 use kube::{
     Client,
     runtime::{
@@ -87,7 +87,7 @@ pub struct World {
     pub azure: Azure,
     pub vcenter: VCenter,
     pub context: Arc<Context>,
-    vms: Mutex<store::Writer<ReplicatedVM>>,
+    vms: Mutex<store::Writer<Read<ReplicatedVM>>>,
     /// The machines' numbers, by the names of their objects: of objects that are gone, too.
     numbers: Mutex<BTreeMap<String, u128>>,
 }
@@ -338,7 +338,7 @@ impl World {
 }
 
 /// What all passes share; `first` is where its random numbers begin.
-fn context(client: &Client, clock: &Arc<TestClock>, first: u64, vms: Vec<store::Store<ReplicatedVM>>) -> Context {
+fn context(client: &Client, clock: &Arc<TestClock>, first: u64, vms: Vec<store::Store<Read<ReplicatedVM>>>) -> Context {
     let reporter = Reporter { controller: "hawser-operator".to_owned(), instance: Some("test".to_owned()) };
     Context {
         client: client.clone(),
