@@ -5,12 +5,14 @@
 //! * `conflicts.rs`: whoever writes between a pass's look and its write loses nothing.
 //! * `appliances.rs`: the same for the Appliance's passes.
 //! * `costs.rs`: how many requests a pass costs.
+//! * `controllers.rs`: the real controllers at work for a while.
 //! * `support/`: what they are tested against, and how a test is written ([`support::World`]).
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod appliances;
 mod conflicts;
+mod controllers;
 mod costs;
 mod faults;
 mod steps;

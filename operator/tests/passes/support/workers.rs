@@ -140,6 +140,14 @@ impl World {
         Some((order, manifest, ledger))
     }
 
+    /// The workers' pods come up where they are deployed.
+    pub fn deploys(&self) {
+        for deployment in self.api.all("deployments") {
+            let name = deployment["metadata"]["name"].as_str().unwrap();
+            self.api.edit("deployments", NAMESPACE, name, |it| it["status"] = json!({ "readyReplicas": it["spec"]["replicas"] }));
+        }
+    }
+
     /// Both halves do at once all that they are asked.
     pub async fn work(&self, vm: &str) {
         for cycle in self.cycles(vm).iter().filter(|cycle| cycle.spec.worker.is_some()) {
