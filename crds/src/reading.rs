@@ -181,7 +181,8 @@ mod tests {
     fn an_unknown_word_costs_the_object_and_keeps_what_is_asked_for() {
         let read = vm(|object| object["status"]["phase"] = json!("MigrationQueued"));
         let unread = unread(&read);
-        assert!(read.readable().is_none() && unread.why.contains("MigrationQueued"), "{}", unread.why);
+        let word = "MigrationQueued";
+        assert!(read.readable().is_none() && unread.why.contains(word), "{}", unread.why);
         assert_eq!((read.meta().resource_version.as_deref(), unread.name()), (Some("7"), "web"));
         assert_eq!(unread.field::<String>("/spec/applianceRef/name").as_deref(), Some("onprem"));
         assert_eq!((unread.field::<u32>("/spec/applianceRef/name"), unread.field::<u32>("/spec/nothing")), (None, None));
