@@ -87,6 +87,7 @@ mod tests {
             "what may be there is not called missing: {told}"
         );
         let silent = answered(Err(ArmError::Unreachable("gone".into())), "g", refused.clone());
-        assert_eq!(silent, refused);
+        assert_eq!(silent.reason, refused.reason);
+        assert!(silent.message.ends_with("write'. Assign the principal a role on the resource group g that has it"), "{silent}");
     }
 }
