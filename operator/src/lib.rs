@@ -17,6 +17,8 @@ pub mod pass;
 pub mod probes;
 pub mod roles;
 pub mod seeds;
+pub mod status_writes;
 pub mod told;
 pub mod trouble;
 pub mod vm;
+pub mod wakes;
