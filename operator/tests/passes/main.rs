@@ -5,6 +5,7 @@
 //! * `conflicts.rs`: whoever writes between a pass's look and its write loses nothing.
 //! * `appliances.rs`: the same for the Appliance's passes.
 //! * `costs.rs`: how many requests a pass costs.
+//! * `storms.rs`: a server that is down is asked by one, and statuses are written now and then.
 //! * `support/`: what they are tested against, and how a test is written ([`support::World`]).
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
@@ -14,4 +15,5 @@ mod conflicts;
 mod costs;
 mod faults;
 mod steps;
+mod storms;
 mod support;

@@ -47,6 +47,7 @@ use operator::{
     context::{Context, DiskLists, Settings},
     metrics::Metrics,
     objects::seconds,
+    status_writes::StatusWrites,
     told::Told,
     trouble::Trouble,
     vm::{self, decide, look::Pass, model::Observed, observe, step::Step, test_support},
@@ -133,6 +134,7 @@ impl World {
             vms: vec![reader],
             disks: DiskLists::default(),
             told: Told::default(),
+            writes: StatusWrites::default(),
             admission: tokio::sync::Mutex::new(()),
         });
         let world = Self { clock, api, store, keys, azure, vcenter, context, vms: Mutex::new(writer), numbers: Mutex::default() };
