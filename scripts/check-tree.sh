@@ -21,6 +21,19 @@ if git grep -nE '\b(todo!|unimplemented!)\(|\b(TODO|FIXME|XXX|HACK)\b' -- '*.rs'
   fail "something is left open"
 fi
 
+# A reason is a value: nobody keeps it as text, or reads it back out of one.
+source=('operator/src/*.rs' 'worker/src/*.rs' 'lib/*/src/*.rs' 'crds/src/*.rs')
+for rule in '\b(reason_of|finer)\(' \
+  "reason(\(&self\))? ?(:|->) &'static str" \
+  '\breason(\(\))? ?[=!]= ?"' \
+  '\b(reason|why|error|message|said|word)(\(\)|\.to_string\(\))*\.(starts_with|contains|strip_prefix)\("[A-Z][a-z]+([A-Z][a-z]+)+[":]' \
+  '\b(reason|why|error|message|said)(\(\)|\.to_string\(\))*\.r?split(_once|n)?\([^)]*["'"'"']: ?["'"'"']'; do
+  # Why a privilege is needed is a sentence.
+  if git grep -nE "$rule" -- "${source[@]}" ':!lib/vsphere/src/methods/rights.rs' ':!*tests.rs'; then
+    fail "a reason is text there: say it as a reasons::Reason"
+  fi
+done
+
 # A row of the table of pitfalls that names a test names one that exists.
 while read -r test; do
   git grep -qE "fn $test\b" -- '*.rs' || fail "docs/pitfalls.md names the test $test, which does not exist"

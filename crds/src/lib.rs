@@ -14,10 +14,9 @@
 pub mod appliance;
 pub mod blackout_window;
 pub mod common;
-pub mod concerns;
 pub mod conditions;
 pub mod names;
-pub mod reasons;
+pub mod reading;
 pub mod replicated_vm;
 pub mod replication_cycle;
 mod rules;
@@ -26,10 +25,21 @@ pub mod span;
 pub mod windows;
 mod words;
 
+/// What may stand in the way of replicating a VM: the ids of concerns.
+pub mod concerns {
+    pub use ::reasons::{ConcernId, Severity};
+}
+
+/// Why: one closed set of words for conditions, events, metrics, `waitingFor`, and what workers report.
+pub mod reasons {
+    pub use ::reasons::Reason;
+}
+
 pub use appliance::{Appliance, ApplianceSpec, ApplianceStatus};
 pub use blackout_window::{BlackoutWindow, BlackoutWindowSpec, BlackoutWindowStatus};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
+pub use reading::{Read, Unreadable};
 pub use replicated_vm::{ReplicatedVM, ReplicatedVMSpec, ReplicatedVMStatus};
 pub use replication_cycle::{ReplicationCycle, ReplicationCycleSpec, ReplicationCycleStatus};
 

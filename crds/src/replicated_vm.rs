@@ -86,7 +86,8 @@ pub struct ReplicatedVMSpec {
     /// What is made in Azure. An edit counts for what is made from then on; seed disks that exist stay as they are. Written by the user.
     #[serde(default)]
     pub target: Target,
-    /// Ids of concerns of the severity `Warning` that are accepted, such as `ChangeTrackingOff`. Default: none. Written by the user.
+    /// Ids of concerns of the severity `Warning` that are accepted: `RdmVirtual`, `ChangeTrackingUnsupported`, `ChangeTrackingOff`,
+    /// `ChangeTrackingBlocked`. Others are without effect. Default: none. Written by the user.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]

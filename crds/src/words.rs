@@ -1,4 +1,4 @@
-//! Closed sets of words.
+//! A closed set of words without remedies: the types of conditions.
 
 /// Makes an enum of CamelCase words. The first paragraph of a word's documentation is its meaning, which the reference prints.
 macro_rules! words {

@@ -141,3 +141,14 @@ fn columns_and_selectors_lead_somewhere() {
         }
     }
 }
+
+#[test]
+fn what_accepts_concerns_names_each_that_can_be() {
+    let vm = crds::definitions().into_iter().find(|definition| definition.spec.names.kind == "ReplicatedVM").unwrap();
+    let schema = serde_json::to_value(&vm.spec.versions[0].schema).unwrap();
+    let field = &schema["openAPIV3Schema"]["properties"]["spec"]["properties"]["acceptConcerns"];
+    let said = field["description"].as_str().unwrap();
+    for id in crds::concerns::ConcernId::ALL {
+        assert_eq!(said.contains(&format!("`{id}`")), id.acceptable(), "{id}: {said}");
+    }
+}

@@ -7,7 +7,7 @@ use std::{
 };
 
 use blocklog::{clock::Clock, entropy::Entropy, ids::Owner};
-use crds::{ReplicatedVM, reasons::Reason};
+use crds::{Read, ReplicatedVM, reasons::Reason};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -69,7 +69,7 @@ pub struct Context {
     pub metrics: Metrics,
     /// All ReplicatedVMs as the watches last told, a store for each namespace that is watched: for queues, never for what is decided
     /// about one of them.
-    pub vms: Vec<Store<ReplicatedVM>>,
+    pub vms: Vec<Store<Read<ReplicatedVM>>>,
     /// Managed disks as they were listed last.
     pub disks: DiskLists,
     /// What vCenters tell.
@@ -87,10 +87,10 @@ impl Context {
         Owner { cluster: self.settings.cluster.clone(), object: format!("{namespace}/{name}") }
     }
 
-    /// All ReplicatedVMs as the watches last told.
+    /// All ReplicatedVMs as the watches last told, but for those that can't be read.
     #[must_use]
     pub fn all_vms(&self) -> Vec<Arc<ReplicatedVM>> {
-        self.vms.iter().flat_map(Store::state).collect()
+        self.vms.iter().flat_map(Store::state).filter_map(|vm| vm.readable().cloned()).collect()
     }
 
     /// Tells people something as an event. One that can't be told is lost: it is in the conditions, too.

@@ -1,8 +1,9 @@
-//! What wakes a pass: which objects are watched for which controller, and how many passes run at a time.
+//! What wakes a pass: which objects are watched for which controller, and how many passes run at a time. Hawser's own are watched as [`Read`]: one
+//! that this version can't read wakes its own pass, which says so, and costs no other one.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-use crds::{Appliance, ReplicatedVM, ReplicationCycle, names};
+use crds::{Appliance, Read, ReplicatedVM, ReplicationCycle, names};
 use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -38,7 +39,7 @@ pub struct Controllers {
 struct Scope {
     namespace: Option<String>,
     /// Made before the others, since all passes share what it stores.
-    vms: Controller<ReplicatedVM>,
+    vms: Controller<Read<ReplicatedVM>>,
 }
 
 impl Controllers {
@@ -48,7 +49,7 @@ impl Controllers {
         let namespaces = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
         let busy = Config::default().concurrency(concurrency);
         let scope = |namespace: Option<String>| {
-            let vms = watched(api::<ReplicatedVM>(client, namespace.as_deref()));
+            let vms = watched(api::<Read<ReplicatedVM>>(client, namespace.as_deref()));
             Scope { namespace, vms: vms.with_config(busy.clone()) }
         };
         Self { client: client.clone(), scopes: namespaces.into_iter().map(scope).collect() }
@@ -56,7 +57,7 @@ impl Controllers {
 
     /// The ReplicatedVMs as the watches tell them, a store for each scope.
     #[must_use]
-    pub fn stores(&self) -> Vec<Store<ReplicatedVM>> {
+    pub fn stores(&self) -> Vec<Store<Read<ReplicatedVM>>> {
         self.scopes.iter().map(|scope| scope.vms.store()).collect()
     }
 
@@ -81,33 +82,41 @@ impl Controllers {
 }
 
 /// Wakes an object by what others change of it, and not by its status, which the pass itself has written.
-fn watched<K>(api: Api<K>) -> Controller<K>
+fn watched<K>(api: Api<Read<K>>) -> Controller<Read<K>>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Send + Sync + 'static,
+    Read<K>: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let (reader, writer) = reflector::store();
     let events = watcher(api, watcher::Config::default()).reflect(writer);
-    Controller::for_stream(wakes::changed(events, wakes::but_status), reader)
+    Controller::for_stream(wakes::changed(events, wakes::read_but_status), reader)
 }
 
 /// Wakes a VM by itself, its cycles, its appliance, and what vCenter tells of it.
 fn of_vms(
-    controller: Controller<ReplicatedVM>,
+    controller: Controller<Read<ReplicatedVM>>,
     client: &Client,
     namespace: Option<&str>,
     context: Arc<Context>,
     end: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> LocalBoxFuture<'static, ()> {
     let (store, store_of_told) = (controller.store(), controller.store());
-    let of_appliance = move |appliance: Appliance| {
+    let of_appliance = move |appliance: Read<Appliance>| {
         let (namespace, name) = (appliance.namespace(), appliance.name_any());
-        let refers = |vm: &Arc<ReplicatedVM>| vm.spec.appliance_ref.name == name && vm.namespace() == namespace;
+        let refers =
+            |vm: &Read<ReplicatedVM>| vm.readable().is_some_and(|vm| vm.spec.appliance_ref.name == name && vm.namespace() == namespace);
         store.state().iter().filter(|vm| refers(vm)).map(|vm| ObjectRef::from_obj(vm.as_ref())).collect::<Vec<_>>()
     };
     controller
         .reconcile_on(context.told.wakes(store_of_told))
-        .owns_stream(wakes::changed(watcher(api::<ReplicationCycle>(client, namespace), Default::default()), wakes::of_cycle))
-        .watches_stream(wakes::changed(watcher(api::<Appliance>(client, namespace), Default::default()), wakes::of_appliance), of_appliance)
+        .owns_stream(wakes::changed(
+            watcher(api::<Read<ReplicationCycle>>(client, namespace), Default::default()),
+            wakes::read(wakes::of_cycle),
+        ))
+        .watches_stream(
+            wakes::changed(watcher(api::<Read<Appliance>>(client, namespace), Default::default()), wakes::read(wakes::of_appliance)),
+            of_appliance,
+        )
         .graceful_shutdown_on(end)
         .run(pass_over_vm, on_error, context)
         .for_each(|_| std::future::ready(()))
@@ -121,7 +130,7 @@ fn of_appliances(
     context: Arc<Context>,
     end: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> LocalBoxFuture<'static, ()> {
-    let controller = watched(api::<Appliance>(client, namespace));
+    let controller = watched(api::<Read<Appliance>>(client, namespace));
     let (of_secret, of_map) = (controller.store(), controller.store());
     controller
         .with_config(Config::default().concurrency(APPLIANCES))
@@ -137,10 +146,12 @@ fn of_appliances(
 
 /// The appliances that may refer to a Secret or a ConfigMap: those whose spec has its name somewhere. One too many is looked at once too
 /// often.
-fn refers<K: kube::Resource>(appliances: &Store<Appliance>, it: &K) -> Vec<ObjectRef<Appliance>> {
+fn refers<K: kube::Resource>(appliances: &Store<Read<Appliance>>, it: &K) -> Vec<ObjectRef<Read<Appliance>>> {
     let (namespace, name) = (it.meta().namespace.clone(), it.meta().name.clone().unwrap_or_default());
-    let named =
-        |appliance: &Arc<Appliance>| appliance.namespace() == namespace && appliance::references(&appliance.spec).contains(&name.as_str());
+    let named = |appliance: &Read<Appliance>| {
+        appliance.namespace() == namespace
+            && appliance.readable().is_some_and(|appliance| appliance::references(&appliance.spec).contains(&name.as_str()))
+    };
     appliances.state().iter().filter(|appliance| named(appliance)).map(|appliance| ObjectRef::from_obj(appliance.as_ref())).collect()
 }
 
@@ -152,14 +163,14 @@ where
     namespace.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace))
 }
 
-async fn pass_over_vm(object: Arc<ReplicatedVM>, context: Arc<Context>) -> Result<Action, Trouble> {
+async fn pass_over_vm(object: Arc<Read<ReplicatedVM>>, context: Arc<Context>) -> Result<Action, Trouble> {
     let begun = context.clock.monotonic();
     let result = vm::reconcile(object, context.clone()).await;
     measured(&context, "ReplicatedVM", begun, &result);
     result
 }
 
-async fn pass_over_appliance(object: Arc<Appliance>, context: Arc<Context>) -> Result<Action, Trouble> {
+async fn pass_over_appliance(object: Arc<Read<Appliance>>, context: Arc<Context>) -> Result<Action, Trouble> {
     let begun = context.clock.monotonic();
     let result = appliance::reconcile(object, context.clone()).await;
     measured(&context, "Appliance", begun, &result);

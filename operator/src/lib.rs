@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod objects;
 pub mod pass;
 pub mod probes;
+pub mod reading;
 pub mod roles;
 pub mod seeds;
 pub mod status_writes;

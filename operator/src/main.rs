@@ -143,12 +143,8 @@ async fn stopping() {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
     #[test]
     fn the_command_line_is_sound() {
-        Arguments::command().debug_assert();
+        <super::Arguments as clap::CommandFactory>::command().debug_assert();
     }
 }

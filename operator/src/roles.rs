@@ -29,7 +29,9 @@ fn answered(answer: Result<Vec<rights::Permission>, ArmError>, group: &str, trou
         }
         Err(error) => {
             tracing::debug!(%error, group, "what our roles allow can't be asked");
-            trouble
+            let refused = trouble.message.trim_end_matches('.');
+            let message = format!("{refused}. Assign the principal a role on the resource group {group} that has it");
+            Trouble { message, ..trouble }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crds::ReplicatedVM;
+use crds::{Read, ReplicatedVM};
 use futures::{Stream, stream};
 use kube::{
     ResourceExt,
@@ -76,13 +76,17 @@ impl Told {
     }
 
     /// The ReplicatedVMs of a store that something is told of.
-    pub fn wakes(&self, vms: Store<ReplicatedVM>) -> impl Stream<Item = ObjectRef<ReplicatedVM>> + Send + 'static {
+    pub fn wakes(&self, vms: Store<Read<ReplicatedVM>>) -> impl Stream<Item = ObjectRef<Read<ReplicatedVM>>> + Send + 'static {
         let batches = stream::unfold((self.0.subscribe(), vms), async |(mut news, vms)| {
             let meant: Vec<_> = loop {
                 match news.recv().await {
                     Ok(news) => {
                         let all = vms.state();
-                        break all.iter().filter(|vm| news.concern(vm)).map(|vm| ObjectRef::from_obj(vm.as_ref())).collect();
+                        break all
+                            .iter()
+                            .filter(|vm| vm.readable().is_some_and(|vm| news.concern(vm)))
+                            .map(|vm| ObjectRef::from_obj(vm.as_ref()))
+                            .collect();
                     }
                     Err(broadcast::error::RecvError::Lagged(missed)) => tracing::debug!(missed, "what vCenter told"),
                     Err(broadcast::error::RecvError::Closed) => return None,
@@ -115,6 +119,7 @@ fn changed(before: &Inventory, now: &Inventory) -> Changed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crds::reasons::Reason;
     use futures::StreamExt;
     use kube::runtime::{reflector::store, watcher::Event};
     use serde_json::json;
@@ -156,7 +161,7 @@ mod tests {
         assert_eq!(moved.into_values().map(|change| change.appears).collect::<Vec<_>>(), [false], "changed, and what it was");
         assert!(changed(&now, &now).is_empty());
         let unheard = Inventory {
-            trouble: Some(Verdict { class: Class::Retry, reason: "VCenterUnreachable", message: String::new() }),
+            trouble: Some(Verdict { class: Class::Retry, reason: Reason::Unreachable, message: String::new() }),
             ..(*now).clone()
         };
         assert!(changed(&now, &unheard).is_empty());
@@ -174,7 +179,7 @@ mod tests {
             object("another", "site-a", Some(("vm-1", 1))),
             object("elsewhere", "site-b", Some(("vm-2", 2))),
         ] {
-            writer.apply_watcher_event(&Event::InitApply(one));
+            writer.apply_watcher_event(&Event::InitApply(Read(Ok(Arc::new(one)))));
         }
         writer.apply_watcher_event(&Event::InitDone);
         let told = Told::default();

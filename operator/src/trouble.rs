@@ -29,31 +29,9 @@ impl Trouble {
     }
 }
 
-/// The word of another crate; one that the API does not know stands for itself in the message.
-#[must_use]
-pub fn reason_of(word: &str) -> Reason {
-    if let Some(reason) = Reason::from_word(word) {
-        return reason;
-    }
-    match word {
-        "VCenterUnreachable" => Reason::Unreachable,
-        "CertificateUntrusted" => Reason::UntrustedCertificate,
-        "AddressWrong" | "AnswerOdd" | "VersionUnsupported" | "ConfigInvalid" | "SessionLost" | "SourceError" => Reason::ServerFailed,
-        "LoginRefused" => Reason::WrongCredentials,
-        "PrivilegeMissing" => Reason::PrivilegesMissing,
-        "SourceGone" => Reason::VmNotFound,
-        "SnapshotGone" | "Drift" => Reason::SnapshotLost,
-        "MethodDisabled" | "DisksLocked" | "VmStateUnfit" => Reason::SourceBusy,
-        "DatastoreUnavailable" => Reason::HostUnavailable,
-        "QuestionPending" => Reason::VmQuestion,
-        "ChainTooLong" | "SnapshotsUnsupported" | "LicenseMissing" => Reason::SourceRefused,
-        _ => Reason::TaskFailed,
-    }
-}
-
 impl From<LogError> for Trouble {
     fn from(error: LogError) -> Self {
-        Self::new(reason_of(error.reason()), error.to_string())
+        Self::new(error.reason(), error.to_string())
     }
 }
 
@@ -65,13 +43,13 @@ impl From<StoreError> for Trouble {
 
 impl From<ArmError> for Trouble {
     fn from(error: ArmError) -> Self {
-        Self { reason: reason_of(error.reason()), message: error.to_string(), again: error.retry_after() }
+        Self { reason: error.reason(), message: error.to_string(), again: error.retry_after() }
     }
 }
 
 impl From<Verdict> for Trouble {
     fn from(verdict: Verdict) -> Self {
-        Self::new(reason_of(verdict.reason), verdict.message)
+        Self::new(verdict.reason, verdict.message)
     }
 }
 
@@ -95,35 +73,6 @@ impl From<kube::Error> for Trouble {
 
 impl From<replica::ReplicaError> for Trouble {
     fn from(error: replica::ReplicaError) -> Self {
-        Self::new(reason_of(error.reason()), error.to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_word_of_vcenters_verdicts_has_one_in_the_api() {
-        for word in vsphere::classify::REASONS {
-            // `TaskFailed` is what is left for words that nobody has thought of.
-            assert_ne!(reason_of(word), Reason::TaskFailed, "{word}");
-        }
-    }
-
-    #[test]
-    fn every_word_of_the_log_is_the_apis_own() {
-        let name = || "n".to_owned();
-        for error in [
-            LogError::Missing(name()),
-            LogError::damaged("n", "x"),
-            LogError::WrongKey { version: 1 },
-            LogError::KeyMissing { name: name(), version: 1 },
-            LogError::UnknownVersion { name: name(), found: name(), known: 1 },
-            StoreError::Denied(name()).into(),
-            StoreError::Unreachable(name()).into(),
-        ] {
-            assert_eq!(Trouble::from(error.clone()).reason.as_str(), error.reason());
-        }
+        Self::new(error.reason(), error.to_string())
     }
 }

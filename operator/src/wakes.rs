@@ -9,7 +9,7 @@ use std::{
 };
 
 use crds::{
-    Appliance, ReplicationCycle,
+    Appliance, Read, ReplicationCycle,
     conditions::{self, ConditionType},
 };
 use futures::{Stream, StreamExt};
@@ -39,6 +39,23 @@ fn digest(parts: impl FnOnce(&mut DefaultHasher)) -> u64 {
 #[must_use]
 pub fn but_status<K: Resource>(object: &K) -> u64 {
     digest(|hasher| of_meta(object.meta(), hasher))
+}
+
+/// The same of one that may be of another version: also whether this one can read it.
+#[must_use]
+pub fn read_but_status<K>(object: &Read<K>) -> u64
+where
+    Read<K>: Resource,
+{
+    digest(|hasher| (but_status(object), object.readable().is_some()).hash(hasher))
+}
+
+/// A part of what can be read; of the rest all but its status.
+pub fn read<K>(part: impl Fn(&K) -> u64) -> impl Fn(&Read<K>) -> u64
+where
+    Read<K>: Resource,
+{
+    move |object| object.readable().map_or_else(|| read_but_status(object), |object| part(object))
 }
 
 /// Of a VM's cycle: all but the operator's own part of its status, and what its gateway only says in other words.

@@ -10,6 +10,7 @@ use blocklog::{
     keys::KeyRing,
     store::{LogStore, MAX_PART},
 };
+use reasons::Reason;
 
 use crate::{cpu::CpuPool, throttle::Throttle};
 
@@ -90,7 +91,7 @@ pub enum Event {
     /// Records were applied: bytes since the last such event.
     Applied { disk: DiskKey, bytes: u64 },
     /// The work waits for something that should answer.
-    Waiting { reason: &'static str, message: String },
+    Waiting { reason: Reason, message: String },
     /// The log store, which was waited for, answers again.
     Answered,
 }

@@ -1,6 +1,7 @@
 //! How a run can end that did not do what it was asked: a closed set, each with an exit code, what happened, and what to do.
 
 use blocklog::{LogError, keys::KeyFileError, store::StoreError};
+use reasons::Reason;
 use replica::ReplicaError;
 use serde::Serialize;
 use source::SourceError;
@@ -128,8 +129,8 @@ impl Kind {
 pub struct Failure {
     /// Which exit code.
     pub kind: Kind,
-    /// The reason word, finer than the kind.
-    pub reason: &'static str,
+    /// The reason, where there is one that is finer than the kind.
+    pub reason: Option<Reason>,
     /// One sentence: what happened.
     pub message: String,
     /// One sentence: what to do.
@@ -140,22 +141,28 @@ pub struct Failure {
 #[derive(Serialize)]
 struct Line<'a> {
     error: &'static str,
-    reason: &'static str,
+    reason: &'a str,
     message: &'a str,
     remedy: &'a str,
     exit: u8,
 }
 
 impl Failure {
-    /// A failure whose reason word is its kind's.
+    /// A failure that its kind says all of.
     pub fn new(kind: Kind, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { kind, reason: kind.word(), message: message.into(), remedy: remedy.into() }
+        Self { kind, reason: None, message: message.into(), remedy: remedy.into() }
     }
 
-    /// The same, for a reason word of its own.
+    /// The same, for a reason of its own.
     #[must_use]
-    pub fn because(self, reason: &'static str) -> Self {
-        Self { reason, ..self }
+    pub fn because(self, reason: Reason) -> Self {
+        Self { reason: Some(reason), ..self }
+    }
+
+    /// The reason's word, or the kind's.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        self.reason.map_or_else(|| self.kind.word(), Reason::as_str)
     }
 
     /// The same, with what it is about in front.
@@ -174,7 +181,7 @@ impl Failure {
     #[must_use]
     pub fn json(&self) -> String {
         let line =
-            Line { error: self.kind.word(), reason: self.reason, message: &self.message, remedy: &self.remedy, exit: self.kind.exit() };
+            Line { error: self.kind.word(), reason: self.word(), message: &self.message, remedy: &self.remedy, exit: self.kind.exit() };
         // Text and a number can always be written.
         serde_json::to_string(&line).unwrap_or_default()
     }
@@ -183,7 +190,7 @@ impl Failure {
 /// For people: what happened, and what to do.
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "error ({}): {}\nremedy: {}", self.reason, self.message, self.remedy)
+        write!(f, "error ({}): {}\nremedy: {}", self.word(), self.message, self.remedy)
     }
 }
 
@@ -216,7 +223,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let (kind, remedy) = match &error {
             StoreError::Unreachable(_) => (Kind::StoreUnreachable, "See to it that the log store can be reached from here, and run again."),
-            StoreError::Denied(_) => {
+            StoreError::ContainerMissing(_) | StoreError::Denied(_) => {
                 (Kind::StoreUnreachable, "Give the log store's container or folder, and a key or SAS that may read and write it.")
             }
             StoreError::Full(_) => (Kind::DiskFull, "Make room in the log store, and run again: nothing is lost."),
@@ -273,34 +280,28 @@ impl From<ReplicaError> for Failure {
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
-        let (kind, reason, remedy) = match &error {
-            SourceError::TooShort { .. } => (
-                Kind::SourceTooShort,
-                "SourceTooShort",
-                "Give the whole image; where the disk was really cut, move its replica away for a new one.",
-            ),
-            SourceError::Unreachable(_) => {
-                (Kind::SourceUnreachable, "SourceUnreachable", "See to it that the source can be reached from here, and run again.")
+        let (kind, remedy) = match &error {
+            SourceError::TooShort { .. } => {
+                (Kind::SourceTooShort, "Give the whole image; where the disk was really cut, move its replica away for a new one.")
             }
-            SourceError::Protocol(_) => (Kind::SourceUnreachable, "SourceProtocol", "See what the NBD server says, and run again."),
-            SourceError::Read { .. } => {
-                (Kind::SourceUnreachable, "SourceReadFailed", "Look after the disk that holds the source, and run again.")
+            SourceError::Unreachable { .. } => {
+                (Kind::SourceUnreachable, "See to it that the source can be reached from here, and run again.")
             }
-            SourceError::Refused(_) => (Kind::SourceUnreachable, "SourceRefused", "Name a source that exists and may be read."),
+            SourceError::Busy(_) | SourceError::Exhausted { .. } => {
+                (Kind::SourceUnreachable, "Wait until others need less of the source's host, and run again.")
+            }
+            SourceError::Protocol(_) => (Kind::SourceUnreachable, "See what the NBD server says, and run again."),
+            SourceError::Read { .. } => (Kind::SourceUnreachable, "Look after the disk that holds the source, and run again."),
+            SourceError::Refused { .. } => (Kind::SourceUnreachable, "Name a source that exists and may be read."),
         };
-        Self::new(kind, error.to_string(), remedy).because(reason)
+        Self::new(kind, error.to_string(), remedy).because(error.reason())
     }
 }
 
 impl From<SnapshotError> for Failure {
     fn from(error: SnapshotError) -> Self {
-        let reason = match &error {
-            SnapshotError::Unreachable(_) => "SourceUnreachable",
-            SnapshotError::Refused(_) => "SourceRefused",
-            SnapshotError::Gone(_) => "VmNotFound",
-        };
         let remedy = "See to it that every source exists and can be read, and run again.";
-        Self::new(Kind::SourceUnreachable, error.to_string(), remedy).because(reason)
+        Self::new(Kind::SourceUnreachable, error.to_string(), remedy).because(error.reason())
     }
 }
 
@@ -321,13 +322,13 @@ impl From<GatewayError> for Failure {
 pub fn grown(disk: u32, size: u64, capacity: u64) -> Failure {
     let message = format!("disk {disk}: the source has {size} bytes, its replica was made for {capacity}");
     Failure::new(Kind::ReplicaTooSmall, message, "Move the disk's replica away, and the next run makes one of the new size.")
-        .because("SourceGrown")
+        .because(Reason::SourceGrown)
 }
 
 /// A disk that is replicated and is not there to be read.
 fn gone(disk: u32) -> Failure {
     let message = format!("disk {disk} takes no part in the snapshot");
-    Failure::new(Kind::SourceUnreachable, message, "Take it out of the cycle, and run again.").because("DisksChanged")
+    Failure::new(Kind::SourceUnreachable, message, "Take it out of the cycle, and run again.").because(Reason::DisksChanged)
 }
 
 impl From<ApplierError> for Failure {
@@ -335,7 +336,7 @@ impl From<ApplierError> for Failure {
         match error {
             ApplierError::Log(error) => error.into(),
             ApplierError::Replica { disk, error } => Self::from(error).about(format_args!("disk {disk}")),
-            ApplierError::Stopped => Self::new(Kind::Other, "the applier was stopped", "Run again: it finishes.").because("Stopped"),
+            ApplierError::Stopped => Self::new(Kind::Other, "the applier was stopped", "Run again: it finishes.").because(Reason::Stopped),
             ApplierError::BitmapMismatch { .. } => {
                 let reason = error.reason();
                 Self::new(Kind::DamagedBlob, error.to_string(), "Run again: a new cycle covers the same ground.").because(reason)
@@ -346,7 +347,7 @@ impl From<ApplierError> for Failure {
 
 impl From<KeyFileError> for Failure {
     fn from(error: KeyFileError) -> Self {
-        Self::new(Kind::BadFile, error.to_string(), "Name a key file as `worker key new` makes it.").because("KeyFile")
+        Self::new(Kind::BadFile, error.to_string(), "Name a key file as `worker key new` makes it.").because(Reason::CredentialsMissing)
     }
 }
 

@@ -119,7 +119,7 @@ mod tests {
     impl Progress for Heard {
         fn note(&self, event: Event) {
             let word = match event {
-                Event::Waiting { reason, .. } => reason,
+                Event::Waiting { reason, .. } => reason.as_str(),
                 Event::Answered => "Answered",
                 other => panic!("{other:?}"),
             };

@@ -253,6 +253,6 @@ mod tests {
         let world = World::new().await;
         world.store.delete(&names::manifest(world.ledger.cycle(Cycle(1))), None).await.unwrap();
         let error = read_back(&world.store, &keys(), &world.ledger, DISK, &world.seed).await.unwrap_err();
-        assert_eq!(error.reason(), "BlobMissing");
+        assert_eq!(error.reason(), reasons::Reason::BlobMissing);
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn keys(path: &Path) -> Result<KeyRing, Failure> {
     let text = std::fs::read_to_string(path).map(Zeroizing::new);
     let text = text.map_err(|error| {
         let remedy = "Name the key file; `worker key new` makes one for a new log store.";
-        Failure::new(Kind::BadFile, format!("{}: {error}", path.display()), remedy).because("KeyFile")
+        Failure::new(Kind::BadFile, format!("{}: {error}", path.display()), remedy).because(reasons::Reason::CredentialsMissing)
     })?;
     KeyRing::parse(&text).map_err(|error| Failure::from(error).about(path.display()))
 }

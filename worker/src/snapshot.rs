@@ -8,20 +8,60 @@ use blocklog::{
     ids::{ChangeId, CycleId, DiskKey, VmId},
 };
 use extents::ExtentSet;
+use reasons::Reason;
 use source::{DiskSource, SourceError};
 
 /// Why the source's side did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// It does not answer, or is busy. Trying again may help.
-    #[error("the source does not answer: {0}")]
-    Unreachable(String),
-    /// It refuses, and will go on to: no such VM, no privilege, no such disk.
-    #[error("the source refuses: {0}")]
-    Refused(String),
+    /// It does not answer, or has failed. Trying again may help.
+    #[error("the source does not answer: {message}")]
+    Unreachable {
+        /// Why.
+        reason: Reason,
+        /// What it said.
+        message: String,
+    },
+    /// Something else has to end first. Trying again later helps.
+    #[error("the source is busy: {message}")]
+    Busy {
+        /// Why.
+        reason: Reason,
+        /// What it said.
+        message: String,
+    },
+    /// It refuses, and will go on to: no privilege, no such disk.
+    #[error("the source refuses: {message}")]
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// What it said.
+        message: String,
+    },
     /// The VM is not there any more, and its snapshots are not with it: no try will ever be answered otherwise.
     #[error("the VM is gone: {0}")]
     Gone(String),
+}
+
+impl SnapshotError {
+    /// A source that does not answer, and has not said why.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::Unreachable { reason: Reason::SourceUnreachable, message: message.into() }
+    }
+
+    /// A source that refuses, for no reason that has a word of its own.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::Refused { reason: Reason::SourceRefused, message: message.into() }
+    }
+
+    /// The reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Unreachable { reason, .. } | Self::Busy { reason, .. } | Self::Refused { reason, .. } => *reason,
+            Self::Gone(_) => Reason::VmNotFound,
+        }
+    }
 }
 
 /// What has changed on a disk.
@@ -29,8 +69,8 @@ pub enum SnapshotError {
 pub enum Changes {
     /// These sectors, and perhaps fewer; never more.
     Areas(ExtentSet),
-    /// It can't be told, by this reason word: the disk has to be read in full.
-    Unknown(&'static str),
+    /// It can't be told, for this reason, or is not asked for: the disk has to be read in full.
+    Unknown(Option<Reason>),
 }
 
 /// A snapshot of ours that stands.

@@ -257,7 +257,7 @@ fn a_replica_is_taken_over_after_a_minute() {
     bench.cycle().assert_failed(16, "LedgerOfAnother", "belongs to one/vm1");
     let run = bench.run(&["cycle", bench.file().to_str().unwrap(), "--take-over"]);
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(run.took >= Duration::from_secs(60) && run.events("waiting")[0]["reason"] == "TakeOver");
+    assert!(run.took >= Duration::from_secs(60) && run.events("waiting")[0]["reason"] == "TakingOver");
     bench.assert_equal("a.raw", "r.raw");
     assert_eq!(bench.good_cycle().disk(0)["uploaded"], 0);
     bench.head = format!("owner: {{cluster: one}}\n{vm}");

@@ -164,15 +164,21 @@ fn words(page: &mut String) {
         let carriers = kinds.iter().filter(|(kind, _)| kind.conditions().contains(of)).map(|(_, name)| *name).collect::<Vec<_>>();
         let _ = writeln!(page, "| `{of}` | {} | {} |", carriers.join(", "), text(Some(of.meaning())));
     }
-    page.push_str("\n## Concerns\n\n| id | severity | meaning |\n|---|---|---|\n");
-    for id in ConcernId::ALL {
-        let _ = writeln!(page, "| `{id}` | {:?} | {} |", id.severity(), text(Some(id.meaning())));
+    page.push_str(
+        "\n## Concerns\n\nAll ids there are. `spec.acceptConcerns` takes those of the severity `Warning`; `Critical` can't be accepted, and `Information` need not be.\n\n\
+         | id | severity | meaning | remedy |\n|---|---|---|---|\n",
+    );
+    let mut ids = ConcernId::ALL.to_vec();
+    ids.sort_by_key(|id| id.severity());
+    for id in ids {
+        let _ = writeln!(page, "| `{id}` | {:?} | {} | {} |", id.severity(), text(Some(id.meaning())), text(Some(id.remedy())));
     }
     page.push_str(
-        "\n## Reasons\n\nOne set of words for conditions, events, metrics and `waitingFor`.\n\n| reason | meaning |\n|---|---|\n",
+        "\n## Reasons\n\nOne set of words for conditions, events, metrics and `waitingFor`, whoever met the fault.\n\n\
+         | reason | meaning | remedy |\n|---|---|---|\n",
     );
     for reason in Reason::ALL {
-        let _ = writeln!(page, "| `{reason}` | {} |", text(Some(reason.meaning())));
+        let _ = writeln!(page, "| `{reason}` | {} | {} |", text(Some(reason.meaning())), text(Some(reason.remedy())));
     }
 }
 

@@ -143,7 +143,7 @@ async fn a_disk_is_filled_and_read_back() {
     assert_eq!(sandbox.state.disks.footer(DISK), Ok(()), "the writer's footer is one that Azure takes");
     sandbox.state.disks.revoke(DISK);
     let refused = disk.write(permit(1, until), 0, vec![9; 512].into()).await.unwrap_err();
-    assert_eq!(refused.reason(), "ReplicaDenied");
+    assert_eq!(refused.reason(), reasons::Reason::ReplicaDenied);
     assert_eq!(sandbox.read(0, 512).await, expected[..512]);
 }
 
@@ -197,7 +197,7 @@ async fn a_host_that_refuses_conditions_is_written_without() {
     assert_eq!(sandbox.read(0, 1024).await, [[1; 512], [0; 512]].concat());
     // What is wrong for another reason is told as before.
     sandbox.state.disks.revoke(DISK);
-    assert_eq!(disk.write(permit(1, until), 0, vec![2; 512].into()).await.unwrap_err().reason(), "ReplicaDenied");
+    assert_eq!(disk.write(permit(1, until), 0, vec![2; 512].into()).await.unwrap_err().reason(), reasons::Reason::ReplicaDenied);
     let (outcome, bytes) = stale_writer(Conditional::Refused).await;
     assert_eq!((outcome, bytes), (Ok(()), vec![1; 512]));
 }

@@ -103,7 +103,19 @@ impl Diary {
     /// # Errors
     /// What was said instead.
     pub async fn tells(&self, reason: &str, words: &[&str], limit: Duration) -> Result<Entry> {
-        let fits = |entry: &&Entry| entry.reason == reason && words.iter().all(|word| entry.message.contains(word));
+        self.has(reason, words, limit, |_| true).await
+    }
+
+    /// The same for one condition.
+    ///
+    /// # Errors
+    /// What was said instead.
+    pub async fn tells_by(&self, condition: &str, reason: &str, words: &[&str], limit: Duration) -> Result<Entry> {
+        self.has(reason, words, limit, |entry| entry.condition == condition).await
+    }
+
+    async fn has(&self, reason: &str, words: &[&str], limit: Duration, of: impl Fn(&Entry) -> bool) -> Result<Entry> {
+        let fits = |entry: &&Entry| of(entry) && entry.reason == reason && words.iter().all(|word| entry.message.contains(word));
         wait::until(&format!("{reason} with {words:?} is told"), limit, async || {
             let all = self.all();
             all.iter().find(fits).cloned().ok_or_else(|| format!("{all:#?}"))

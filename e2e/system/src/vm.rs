@@ -116,8 +116,10 @@ impl Replica {
     /// # Errors
     /// Where they can't be read.
     pub async fn cycles(&self) -> Result<Vec<ReplicationCycle>> {
-        let api: Api<ReplicationCycle> = Api::namespaced(self.world.client.clone(), &self.namespace);
-        let mut all = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
+        // One of a newer version's, which a test has made, is none of a VM that replicates as today.
+        let api: Api<crds::Read<ReplicationCycle>> = Api::namespaced(self.world.client.clone(), &self.namespace);
+        let all = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let mut all: Vec<ReplicationCycle> = all.iter().filter_map(|one| one.readable().map(|cycle| cycle.as_ref().clone())).collect();
         all.retain(|cycle| cycle.spec.vm_ref.name == self.name);
         all.sort_by_key(|cycle| cycle.spec.cycle);
         Ok(all)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use reasons::Reason;
 
 /// Why a call did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,18 +84,18 @@ pub enum ArmError {
 }
 
 impl ArmError {
-    /// The reason word, from a closed set that conditions, events and metrics share.
+    /// The reason.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Unreachable(_) => "Unreachable",
-            Self::Untrusted { .. } => "UntrustedCertificate",
-            Self::Credential(_) => "WrongCredentials",
-            Self::Throttled { .. } => "Throttled",
-            Self::Forbidden { .. } => "RolesMissing",
-            Self::NotFound(_) => "SeedMissing",
-            Self::Conflict { .. } | Self::Failed { .. } | Self::Answer { .. } => "ServerFailed",
-            Self::Refused { .. } => "SeedRefused",
+            Self::Unreachable(_) => Reason::Unreachable,
+            Self::Untrusted { .. } => Reason::UntrustedCertificate,
+            Self::Credential(_) => Reason::WrongCredentials,
+            Self::Throttled { .. } => Reason::Throttled,
+            Self::Forbidden { .. } => Reason::RolesMissing,
+            Self::NotFound(_) => Reason::SeedMissing,
+            Self::Conflict { .. } | Self::Failed { .. } | Self::Answer { .. } => Reason::ServerFailed,
+            Self::Refused { .. } => Reason::SeedRefused,
         }
     }
 

@@ -18,6 +18,7 @@ use azure_simulator::{
     disks, front, serve, sts,
 };
 use blocklog::clock::SystemClock;
+use reasons::Reason;
 
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 const SUBSCRIPTION: &str = "22222222-2222-4222-8222-222222222222";
@@ -191,7 +192,7 @@ async fn what_may_pass_is_sent_again_and_what_takes_too_long_is_told() {
     azure.inject("GET", "*/disks/*", 1, answer(429, "TooManyRequests", Some(300)));
     let before = azure.count("GET Microsoft.Compute/disks");
     let error = arm.disk(&seed("one")).await.unwrap_err();
-    assert_eq!((error.reason(), error.retry_after()), ("Throttled", Some(Duration::from_secs(300))));
+    assert_eq!((error.reason(), error.retry_after()), (Reason::Throttled, Some(Duration::from_secs(300))));
     assert_eq!(azure.count("GET Microsoft.Compute/disks"), before + 1, "it is left alone");
     // Also by whoever asks for another disk, in the same words; what is written is counted apart.
     let other = arm.disk(&seed("two")).await.unwrap_err();
@@ -247,7 +248,7 @@ async fn an_operation_that_fails_says_why() {
     let error = arm.make_upload_disk(&seed("two"), &wanted()).await.unwrap_err();
     assert!(matches!(error, ArmError::Failed { .. }) && error.retry_after().is_some(), "{error}");
     azure.inject("PUT", "*/disks/*", 1, answer(409, "OperationNotAllowed", None));
-    assert_eq!(arm.make_upload_disk(&seed("three"), &wanted()).await.unwrap_err().reason(), "ServerFailed");
+    assert_eq!(arm.make_upload_disk(&seed("three"), &wanted()).await.unwrap_err().reason(), Reason::ServerFailed);
     let small = UploadDisk { content: LEAST + 512, ..wanted() };
     let error = arm.make_upload_disk(&seed("four"), &small).await.unwrap_err();
     assert!(matches!(&error, ArmError::Refused { message, .. } if message.contains("MiB")), "{error}");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use extents::ExtentSet;
 use jiff::Timestamp;
+use reasons::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -102,8 +103,8 @@ pub enum Phase {
     Open,
     /// Its manifest is written.
     Sent,
-    /// It can't be finished, by this reason word: no manifest will be written.
-    Failed(String),
+    /// It can't be finished, for this reason: no manifest will be written.
+    Failed(Reason),
 }
 
 /// The snapshot of a cycle as its state knows it.

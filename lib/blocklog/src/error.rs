@@ -1,5 +1,7 @@
 //! What can be wrong with a log.
 
+use reasons::Reason;
+
 use crate::store::StoreError;
 
 /// Why a blob of the log could not be read or written. The words of [`LogError::reason`] stand in conditions, events and metrics.
@@ -51,16 +53,16 @@ impl LogError {
         Self::Damaged { name: name.to_owned(), what: what.into() }
     }
 
-    /// The reason word, from a closed set.
+    /// The reason.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Store(error) => error.reason(),
-            Self::Missing(_) => "BlobMissing",
-            Self::Damaged { .. } => "BlobDamaged",
-            Self::UnknownVersion { .. } => "FormatUnknown",
-            Self::WrongKey { .. } => "WrongKey",
-            Self::KeyMissing { .. } => "KeyVersionMissing",
+            Self::Missing(_) => Reason::BlobMissing,
+            Self::Damaged { .. } => Reason::BlobDamaged,
+            Self::UnknownVersion { .. } => Reason::FormatUnknown,
+            Self::WrongKey { .. } => Reason::WrongKey,
+            Self::KeyMissing { .. } => Reason::KeyVersionMissing,
         }
     }
 }

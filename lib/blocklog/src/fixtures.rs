@@ -216,7 +216,7 @@ pub(crate) fn receipt() -> Receipt {
 pub(crate) fn setback() -> Setback {
     Setback {
         of: cycle(3),
-        reason: "BlobDamaged".into(),
+        reason: reasons::Reason::BlobDamaged,
         message: "a segment is damaged".into(),
         disk: Some(DISK),
         tries: 2,

@@ -26,6 +26,8 @@ pub async fn verify(store: &dyn LogStore, keys: &KeyRing) -> Result<bool, LogErr
 
 #[cfg(test)]
 mod tests {
+    use reasons::Reason;
+
     use std::sync::Arc;
 
     use super::*;
@@ -44,11 +46,11 @@ mod tests {
         assert_eq!(verify(&store, &ring(1)).await, Ok(true));
         assert_eq!(verify(&store, &ring(2)).await, Err(LogError::WrongKey { version: 1 }));
         let later = KeyRing::single(2, Key::new([1; 32]));
-        assert_eq!(verify(&store, &later).await.unwrap_err().reason(), "KeyVersionMissing");
+        assert_eq!(verify(&store, &later).await.unwrap_err().reason(), Reason::KeyVersionMissing);
         let mut bytes = store.get(names::KEY_CHECK).await.unwrap().unwrap().body.to_vec();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         store.put(names::KEY_CHECK, bytes.into(), When::Always, None).await.unwrap();
-        assert_eq!(verify(&store, &ring(1)).await.unwrap_err().reason(), "BlobDamaged");
+        assert_eq!(verify(&store, &ring(1)).await.unwrap_err().reason(), Reason::BlobDamaged);
     }
 }

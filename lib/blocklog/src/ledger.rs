@@ -18,6 +18,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use reasons::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -181,16 +182,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reason word, from a closed set.
+    /// The reason.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::OwnedByOther { .. } => "OwnedByOther",
-            Self::BasisPassed { .. } => "BasisPassed",
-            Self::SeedReplaced { .. } => "SeedReplaced",
-            Self::OtherManifest { .. } => "OtherManifest",
-            Self::OtherGeometry { .. } => "OtherGeometry",
-            Self::Sealed => "SeedsSealed",
+            Self::OwnedByOther { .. } => Reason::OwnedByOther,
+            Self::BasisPassed { .. } => Reason::BasisPassed,
+            Self::SeedReplaced { .. } => Reason::SeedReplaced,
+            Self::OtherManifest { .. } => Reason::OtherManifest,
+            Self::OtherGeometry { .. } => Reason::OtherGeometry,
+            Self::Sealed => Reason::SeedsSealed,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! ([`crate::steward::Steward::look`]). It says nothing about the replica: that is the ledger's.
 
 use jiff::Timestamp;
+use reasons::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -19,8 +20,8 @@ use crate::{
 pub struct Setback {
     /// The cycle.
     pub of: CycleId,
-    /// The reason word.
-    pub reason: String,
+    /// The reason.
+    pub reason: Reason,
     /// What happened, for people.
     pub message: String,
     /// The disk that it is about, where it is about one.
@@ -68,9 +69,9 @@ mod tests {
     #[test]
     fn tries_are_counted_for_one_cycle_and_what_is_for_good_stays() {
         let one = Setback { for_good: false, tries: 1, first: time(10), last: time(10), ..setback() };
-        let two = Setback { first: time(20), last: time(20), reason: "ReplicaUnreachable".into(), ..one.clone() };
+        let two = Setback { first: time(20), last: time(20), reason: Reason::ReplicaUnreachable, ..one.clone() };
         let next = two.clone().following(Some(&one)).unwrap();
-        assert_eq!((next.tries, next.first, next.last, next.reason.as_str()), (2, time(10), time(20), "ReplicaUnreachable"));
+        assert_eq!((next.tries, next.first, next.last, next.reason), (2, time(10), time(20), Reason::ReplicaUnreachable));
         let other = Setback { of: cycle(9), ..one.clone() };
         assert_eq!(two.clone().following(Some(&other)), Some(two.clone()));
         let last = Setback { for_good: true, ..one };

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
+use reasons::Reason;
 
 use crate::{
     LogError,
@@ -54,8 +55,8 @@ pub enum Due {
 pub struct GivenUp {
     /// The cycle.
     pub of: CycleId,
-    /// The reason word.
-    pub reason: String,
+    /// The reason.
+    pub reason: Reason,
     /// What is so, for people.
     pub message: String,
     /// The disk that it is about, where it is about one.
@@ -63,8 +64,8 @@ pub struct GivenUp {
 }
 
 impl GivenUp {
-    fn new(of: CycleId, reason: &str, message: String) -> Self {
-        Self { of, reason: reason.to_owned(), message, disk: None }
+    fn new(of: CycleId, reason: Reason, message: String) -> Self {
+        Self { of, reason, message, disk: None }
     }
 }
 

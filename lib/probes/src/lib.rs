@@ -81,6 +81,7 @@ impl Server {
     }
 
     /// Answers for `probed`, for ever.
+    #[allow(clippy::disallowed_methods, reason = "what waits is a listener of this machine: no clock of a test is asked")]
     pub async fn serve(self, probed: Arc<impl Probed>) {
         let (router, free) = (router(probed), Arc::new(Semaphore::new(self.limits.connections)));
         loop {
@@ -141,4 +142,5 @@ fn text(status: StatusCode, body: impl Into<axum::body::Body>) -> impl IntoRespo
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a server of this machine's time")]
 mod tests;

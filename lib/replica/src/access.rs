@@ -134,6 +134,8 @@ pub async fn open(
 
 #[cfg(test)]
 mod tests {
+    use reasons::Reason;
+
     use super::*;
 
     const SAS: &str = "https://md-impexp-x.z1.blob.storage.azure.net/c/abcd?sv=2018-03-28&sr=b&sig=SECRET%3D";
@@ -181,10 +183,10 @@ mod tests {
         let access = ReplicaAccess::File { path: folder.path().join("disk.raw") };
         let clock = Arc::new(blocklog::test_support::ManualClock::new());
         let open = async |purpose| open(&access, purpose, &Auth::Url, clock.clone()).await.map(|disk| disk.capacity());
-        assert_eq!(open(Purpose::Verify).await.unwrap_err().reason(), "SeedReplaced");
+        assert_eq!(open(Purpose::Verify).await.unwrap_err().reason(), Reason::SeedReplaced);
         let writer = RawFileDisk::create(folder.path().join("disk.raw"), 4096, uuid::Uuid::nil()).await.unwrap();
         assert_eq!(open(Purpose::Verify).await, Ok(4096));
-        assert_eq!(open(Purpose::Write).await.unwrap_err().reason(), "ReplicaInUse");
+        assert_eq!(open(Purpose::Write).await.unwrap_err().reason(), Reason::ReplicaInUse);
         drop(writer);
         assert_eq!(open(Purpose::Write).await, Ok(4096));
     }

@@ -166,6 +166,8 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use reasons::Reason;
+
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use blocklog::test_support::ManualClock;
@@ -178,11 +180,11 @@ mod tests {
         assert_eq!(check_range(4096, 512, 4096), Err(ReplicaError::TooSmall { capacity: 4096, needed: 4608 }));
         assert_eq!(check_range(4096, u64::MAX - 511, 512), Err(ReplicaError::TooSmall { capacity: 4096, needed: u64::MAX }));
         for (offset, length) in [(0, 0), (1, 512), (0, 513)] {
-            assert_eq!(check_range(4096, offset, length).unwrap_err().reason(), "ReplicaRequestInvalid");
+            assert_eq!(check_range(4096, offset, length).unwrap_err().reason(), Reason::ReplicaRequestInvalid);
         }
         let max = MAX_WRITE as u64;
         assert_eq!(check_transfer(2 * max, max, max), Ok(()));
-        assert_eq!(check_transfer(2 * max, 0, max + 512).unwrap_err().reason(), "ReplicaRequestInvalid");
+        assert_eq!(check_transfer(2 * max, 0, max + 512).unwrap_err().reason(), Reason::ReplicaRequestInvalid);
         assert_eq!(check_range(2 * max, 0, max + 512), Ok(()));
     }
 
@@ -258,11 +260,11 @@ mod tests {
     fn turns() {
         let gate = Gate::default();
         let permit = |turn| Permit { turn, until: Timestamp::MAX };
-        assert_eq!(gate.check(permit(3)).unwrap_err().reason(), "ReplicaRequestInvalid");
+        assert_eq!(gate.check(permit(3)).unwrap_err().reason(), Reason::ReplicaRequestInvalid);
         gate.raised(3);
         assert_eq!(gate.check(permit(3)), Ok(()));
         assert_eq!(gate.check(permit(2)), Err(ReplicaError::Fenced { turn: 2 }));
-        assert_eq!(gate.check(permit(4)).unwrap_err().reason(), "ReplicaRequestInvalid");
+        assert_eq!(gate.check(permit(4)).unwrap_err().reason(), Reason::ReplicaRequestInvalid);
         assert_eq!(gate.may_raise(2), Err(ReplicaError::Fenced { turn: 2 }));
         assert_eq!(gate.may_raise(3), Ok(()));
         gate.raised(5);

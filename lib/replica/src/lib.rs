@@ -19,6 +19,7 @@ pub mod vhd;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use reasons::Reason;
 
 pub use gate::Condition;
 
@@ -115,20 +116,20 @@ pub enum ReplicaError {
 }
 
 impl ReplicaError {
-    /// The reason word, from a closed set.
+    /// The reason.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Fenced { .. } => "ReplicaFenced",
-            Self::WrongSeed { .. } => "SeedReplaced",
-            Self::TooSmall { .. } => "ReplicaTooSmall",
-            Self::Full(_) => "ReplicaFull",
-            Self::Unreachable(_) => "ReplicaUnreachable",
-            Self::PermitEnds { .. } => "PermitEnds",
-            Self::Denied(_) => "ReplicaDenied",
-            Self::InUse(_) => "ReplicaInUse",
-            Self::Failed(_) => "ReplicaFailed",
-            Self::Invalid(_) => "ReplicaRequestInvalid",
+            Self::Fenced { .. } => Reason::ReplicaFenced,
+            Self::WrongSeed { .. } => Reason::SeedReplaced,
+            Self::TooSmall { .. } => Reason::ReplicaTooSmall,
+            Self::Full(_) => Reason::ReplicaFull,
+            Self::Unreachable(_) => Reason::ReplicaUnreachable,
+            Self::PermitEnds { .. } => Reason::PermitEnds,
+            Self::Denied(_) => Reason::ReplicaDenied,
+            Self::InUse(_) => Reason::ReplicaInUse,
+            Self::Failed(_) => Reason::ReplicaFailed,
+            Self::Invalid(_) => Reason::ReplicaRequestInvalid,
         }
     }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use extents::ExtentSet;
+use reasons::Reason;
 
 pub mod nbd;
 pub mod raw;
@@ -27,8 +28,26 @@ pub enum SourceError {
         wanted: u64,
     },
     /// The connection broke or could not be made. Opening again may help.
-    #[error("the source does not answer: {0}")]
-    Unreachable(String),
+    #[error("the source does not answer: {message}")]
+    Unreachable {
+        /// Why.
+        reason: Reason,
+        /// What it said.
+        message: String,
+    },
+    /// Somebody else holds the disk, or its host has no session to spare. It is worth waiting.
+    #[error("the source is busy: {0}")]
+    Busy(String),
+    /// The host has no memory for as many reads at a time. The session is sound: fewer of them may get through.
+    #[error("the source has no memory for {length} bytes at {offset}: {message}")]
+    Exhausted {
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        length: u32,
+        /// What it said.
+        message: String,
+    },
     /// The server broke the protocol. The connection is closed.
     #[error("the source's server broke the protocol: {0}")]
     Protocol(String),
@@ -43,8 +62,36 @@ pub enum SourceError {
         message: String,
     },
     /// The source refuses: no such export, TLS required, certificate not trusted, permission.
-    #[error("the source refuses: {0}")]
-    Refused(String),
+    #[error("the source refuses: {message}")]
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl SourceError {
+    /// A source that does not answer, and has not said why.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::Unreachable { reason: Reason::SourceUnreachable, message: message.into() }
+    }
+
+    /// A source that refuses, for no reason that has a word of its own.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::Refused { reason: Reason::SourceRefused, message: message.into() }
+    }
+
+    /// The reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::TooShort { .. } => Reason::SourceTooShort,
+            Self::Unreachable { reason, .. } | Self::Refused { reason, .. } => *reason,
+            Self::Busy(_) | Self::Exhausted { .. } => Reason::SourceBusy,
+            Self::Protocol(_) | Self::Read { .. } => Reason::SourceUnreachable,
+        }
+    }
 }
 
 /// A frozen disk.

@@ -31,7 +31,7 @@ impl RawFile {
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, SourceError> {
         let path = path.as_ref().to_owned();
         blocking(move || {
-            let refused = |why: &dyn std::fmt::Display| SourceError::Refused(format!("{}: {why}", path.display()));
+            let refused = |why: &dyn std::fmt::Display| SourceError::refused(format!("{}: {why}", path.display()));
             // A pipe is told apart before it is opened: opening one waits for a writer.
             let kind = std::fs::metadata(&path).map_err(|e| refused(&e))?.file_type();
             if !kind.is_file() && !kind.is_block_device() {
@@ -67,7 +67,7 @@ impl DiskSource for RawFile {
 
 /// Runs `work` on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, SourceError> + Send + 'static) -> Result<T, SourceError> {
-    spawn_blocking(work).await.map_err(|e| SourceError::Unreachable(format!("the reading thread ended: {e}")))?
+    spawn_blocking(work).await.map_err(|e| SourceError::unreachable(format!("the reading thread ended: {e}")))?
 }
 
 fn read_at(file: &File, offset: u64, length: u32) -> Result<Vec<u8>, SourceError> {
@@ -181,7 +181,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for path in [folder.path().to_owned(), folder.path().join("absent"), "/dev/null".into()] {
             let error = RawFile::open(&path).await.unwrap_err();
-            assert!(matches!(&error, SourceError::Refused(why) if why.contains(&path.display().to_string())), "{error}");
+            assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains(&path.display().to_string())), "{error}");
         }
     }
 }

@@ -103,7 +103,7 @@ async fn qemu_nbd_reads_the_same() {
     reads_the_same(source.clone(), &bytes).await;
     tells_zeroes(&*source, &bytes).await;
     let error = NbdSource::connect(NbdTarget { export: "other".into(), ..target }).await.unwrap_err();
-    assert!(matches!(&error, SourceError::Refused(why) if why.contains("no such export")), "{error}");
+    assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains("no such export")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,12 +186,12 @@ async fn a_server_killed_in_the_middle_is_unreachable_at_once() {
     server.child.kill().unwrap();
     for read in reads {
         let outcome = tokio::time::timeout(STALL / 4, read).await.expect("the read ends with the server").unwrap();
-        assert!(matches!(outcome, Err(SourceError::Unreachable(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(SourceError::Unreachable { .. })), "{outcome:?}");
     }
-    assert!(matches!(source.read(0, 512).await, Err(SourceError::Unreachable(_))));
+    assert!(matches!(source.read(0, 512).await, Err(SourceError::Unreachable { .. })));
     drop(server.child.wait());
     let error = NbdSource::connect(server.target()).await.unwrap_err();
-    assert!(matches!(error, SourceError::Unreachable(_)), "{error}");
+    assert!(matches!(error, SourceError::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +203,7 @@ async fn tcp_and_a_uri() {
     reads_the_same(connect(target).await, &Arc::new(bytes)).await;
     let NbdAddress::Tcp(host, _) = &server.address else { unreachable!() };
     let nobody = NbdTarget { address: NbdAddress::Tcp(host.clone(), 1), ..server.target() };
-    assert!(matches!(NbdSource::connect(nobody).await, Err(SourceError::Unreachable(_))));
+    assert!(matches!(NbdSource::connect(nobody).await, Err(SourceError::Unreachable { .. })));
 }
 
 /// A folder as nbdkit's `tls-certificates` wants it: an authority, and a server's certificate for `localhost`.
@@ -246,11 +246,11 @@ async fn tls_with_an_authority_that_the_test_made() {
         (server.target(), "TLS is required"),
     ] {
         let error = NbdSource::connect(target).await.unwrap_err();
-        assert!(matches!(&error, SourceError::Refused(why) if why.contains(reason)), "{error}");
+        assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains(reason)), "{error}");
     }
 
     // A server without TLS, a client that wants it.
     let plain = Server::nbdkit(&["file", &image.argument()]);
     let error = NbdSource::connect(plain.with_tls(&ca_file, "localhost")).await.unwrap_err();
-    assert!(matches!(&error, SourceError::Refused(why) if why.contains("the server has none")), "{error}");
+    assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains("the server has none")), "{error}");
 }

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use extents::{ExtentSet, SECTOR};
+use reasons::Reason;
 
 /// A page of changed areas, as the host gave it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -179,7 +180,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// Why a disk has to be read in full: a closed set of words.
+/// Why a disk has to be read in full: finer than the [`Reason`] that people see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FullReason {
     /// The snapshot has no change ID of the disk: tracking is off, or does not work yet.
@@ -209,22 +210,19 @@ pub enum FullReason {
 }
 
 impl FullReason {
-    /// The word.
+    /// The reason that people see.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn reason(self) -> Reason {
         match self {
-            Self::NotTracked => "NotTracked",
-            Self::CbtReset => "CbtReset",
-            Self::CbtWentBack => "CbtWentBack",
-            Self::ChangeIdUnreadable => "ChangeIdUnreadable",
-            Self::Reverted => "Reverted",
-            Self::ForeignSnapshot => "ForeignSnapshot",
-            Self::Resized => "Resized",
-            Self::Replaced => "Replaced",
-            Self::CbtCorrupt => "CbtCorrupt",
-            Self::ChangeIdUnknown => "ChangeIdUnknown",
-            Self::CbtAnswerOdd => "CbtAnswerOdd",
-            Self::CbtFails => "CbtFails",
+            Self::NotTracked => Reason::ChangeTrackingOff,
+            Self::CbtReset => Reason::ChangeTrackingReset,
+            Self::CbtWentBack | Self::Reverted => Reason::Reverted,
+            Self::ForeignSnapshot => Reason::ForeignSnapshot,
+            Self::Resized => Reason::SourceGrown,
+            Self::Replaced => Reason::NoBaseline,
+            Self::ChangeIdUnreadable | Self::CbtCorrupt | Self::ChangeIdUnknown | Self::CbtAnswerOdd | Self::CbtFails => {
+                Reason::ChangesUnknown
+            }
         }
     }
 }

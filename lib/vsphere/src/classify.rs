@@ -1,8 +1,10 @@
 //! What to do about an error: the one place that decides it.
 //!
 //! Every error is one of four: it passes ([`Class::Retry`]), something else has to end first ([`Class::Wait`]), one disk has to be read in full
-//! ([`Class::Full`]), or a person has to do something ([`Class::Block`]). With it goes a reason word from a closed set and a sentence that names
+//! ([`Class::Full`]), or a person has to do something ([`Class::Block`]). With it goes a [`Reason`] and a sentence that names
 //! the remedy.
+
+use reasons::Reason;
 
 use crate::{
     cbt::FullReason,
@@ -47,8 +49,8 @@ pub enum Class {
 pub struct Verdict {
     /// What to do.
     pub class: Class,
-    /// The reason word.
-    pub reason: &'static str,
+    /// The reason.
+    pub reason: Reason,
     /// What has happened and what helps.
     pub message: String,
 }
@@ -61,55 +63,25 @@ impl Verdict {
     }
 }
 
-/// All reason words that a verdict can carry, but for those of [`FullReason`].
-pub const REASONS: &[&str] = &[
-    "VCenterUnreachable",
-    "CertificateUntrusted",
-    "AddressWrong",
-    "AnswerOdd",
-    "LoginRefused",
-    "VersionUnsupported",
-    "ConfigInvalid",
-    "SessionLost",
-    "PrivilegeMissing",
-    "SourceGone",
-    "SnapshotGone",
-    "SourceBusy",
-    "MethodDisabled",
-    "HostUnavailable",
-    "DatastoreUnavailable",
-    "DatastoreFull",
-    "QuestionPending",
-    "DisksLocked",
-    "VmStateUnfit",
-    "ChainTooLong",
-    "SnapshotsUnsupported",
-    "QuiesceFailed",
-    "ToolsNotRunning",
-    "LicenseMissing",
-    "Drift",
-    "SourceError",
-];
-
 /// Understands an error.
 #[must_use]
 pub fn classify(error: &Error, doing: Doing) -> Verdict {
     let verdict = |class, reason, remedy: &str| Verdict { class, reason, message: sentence(&error.to_string(), remedy) };
     match error {
-        Error::Wire(WireError::Certificate { .. }) => verdict(Class::Block, "CertificateUntrusted", ""),
+        Error::Wire(WireError::Certificate { .. }) => verdict(Class::Block, Reason::UntrustedCertificate, ""),
         Error::Wire(WireError::Status { status: 401 | 403 | 404 | 405, .. }) => {
-            verdict(Class::Block, "AddressWrong", "Check vcenter.url: what is there does not speak vCenter's API")
+            verdict(Class::Block, Reason::ConfigInvalid, "Check vcenter.url: what is there does not speak vCenter's API")
         }
-        Error::Wire(WireError::TooLarge { .. }) => verdict(Class::Retry, "AnswerOdd", "It is tried again"),
+        Error::Wire(WireError::TooLarge { .. }) => verdict(Class::Retry, Reason::ServerFailed, "It is tried again"),
         Error::Wire(_) => {
-            verdict(Class::Retry, "VCenterUnreachable", "It is tried again; check the network and that vCenter's services run")
+            verdict(Class::Retry, Reason::Unreachable, "It is tried again; check the network and that vCenter's services run")
         }
         Error::Xml { .. } | Error::Answer { .. } => {
-            verdict(Class::Retry, "AnswerOdd", "It is tried again; if it stays, report it with this text")
+            verdict(Class::Retry, Reason::ServerFailed, "It is tried again; if it stays, report it with this text")
         }
-        Error::Refused(_) => verdict(Class::Block, "LoginRefused", ""),
-        Error::Version { .. } => verdict(Class::Block, "VersionUnsupported", "Upgrade vCenter"),
-        Error::Config(_) => verdict(Class::Block, "ConfigInvalid", ""),
+        Error::Refused(_) => verdict(Class::Block, Reason::WrongCredentials, ""),
+        Error::Version { .. } => verdict(Class::Block, Reason::SourceRefused, "Upgrade vCenter"),
+        Error::Config(_) => verdict(Class::Block, Reason::ConfigInvalid, ""),
         Error::Fault { method, fault } => {
             let mut verdict = of_fault(fault, doing);
             verdict.message = format!("{method}: {}", verdict.message);
@@ -122,43 +94,44 @@ pub fn classify(error: &Error, doing: Doing) -> Verdict {
 #[must_use]
 pub fn of_fault(fault: &Fault, doing: Doing) -> Verdict {
     let verdict = |class, reason, remedy: &str| Verdict { class, reason, message: sentence(&fault.to_string(), remedy) };
-    let full = |reason: FullReason| verdict(Class::Full(reason), reason.word(), "The disk is compared in full; only what differs is sent");
+    let full =
+        |reason: FullReason| verdict(Class::Full(reason), reason.reason(), "The disk is compared in full; only what differs is sent");
     // A full datastore is told in many wrappings.
     if out_of_space(fault) {
-        return verdict(Class::Wait, "DatastoreFull", "Free space on the datastore; nothing new is started there until then");
+        return verdict(Class::Wait, Reason::DatastoreFull, "Free space on the datastore; nothing new is started there until then");
     }
     match (fault.kind.as_str(), doing) {
         ("FileFault" | "CannotAccessFile" | "FileNotFound", Doing::AskingChanges) => match tracking_fault(fault) {
             Some(reason) => full(reason),
-            None => verdict(Class::Retry, "SourceError", "It is tried again; if it stays, the disk is compared in full"),
+            None => verdict(Class::Retry, Reason::TaskFailed, "It is tried again; if it stays, the disk is compared in full"),
         },
         ("InvalidArgument", Doing::AskingChanges) => match fault.field("invalidProperty") {
             Some(property) if !property.is_empty() && !property.eq_ignore_ascii_case("changeId") => {
-                verdict(Class::Retry, "Drift", "The VM's disks are read again: it has changed in the meantime")
+                verdict(Class::Retry, Reason::SourceChanged, "The VM's disks are read again: it has changed in the meantime")
             }
             None | Some("") if ["startOffset", "deviceKey", "snapshot"].iter().any(|word| fault.mentions(word)) => {
-                verdict(Class::Retry, "Drift", "The VM's disks are read again: it has changed in the meantime")
+                verdict(Class::Retry, Reason::SourceChanged, "The VM's disks are read again: it has changed in the meantime")
             }
             _ => full(FullReason::ChangeIdUnknown),
         },
         ("NotSupported" | "CbtNotEnabled", Doing::AskingChanges) => full(FullReason::NotTracked),
-        ("NotFound", Doing::AskingChanges) => verdict(Class::Retry, "SnapshotGone", "Somebody has removed the snapshot"),
-        ("NotAuthenticated", _) => verdict(Class::Retry, "SessionLost", "A new session is made"),
+        ("NotFound", Doing::AskingChanges) => verdict(Class::Retry, Reason::SnapshotLost, "Somebody has removed the snapshot"),
+        ("NotAuthenticated", _) => verdict(Class::Retry, Reason::ServerFailed, "A new session is made"),
         ("NoPermission" | "RestrictedByAdministrator", _) => {
             let privilege = fault.field("privilegeId").unwrap_or("the one in question");
-            verdict(Class::Block, "PrivilegeMissing", &format!("Give the vCenter user the privilege {privilege} on this object"))
+            verdict(Class::Block, Reason::PrivilegesMissing, &format!("Give the vCenter user the privilege {privilege} on this object"))
         }
         ("ManagedObjectNotFound", _) => match fault.field("obj.type") {
-            Some("VirtualMachineSnapshot") => verdict(Class::Retry, "SnapshotGone", "Somebody has removed the snapshot"),
-            Some("VirtualMachine") => verdict(Class::Block, "SourceGone", "The VM is not registered any more; its replica is kept"),
-            _ => verdict(Class::Retry, "Drift", "It is looked for again"),
+            Some("VirtualMachineSnapshot") => verdict(Class::Retry, Reason::SnapshotLost, "Somebody has removed the snapshot"),
+            Some("VirtualMachine") => verdict(Class::Block, Reason::VmNotFound, "The VM is not registered any more; its replica is kept"),
+            _ => verdict(Class::Retry, Reason::SourceChanged, "It is looked for again"),
         },
         ("TaskInProgress" | "ResourceInUse" | "ConcurrentAccess" | "SnapshotCopyNotSupported" | "VimFault.TaskInProgress", _) => {
-            verdict(Class::Wait, "SourceBusy", "Another task works on the VM; it is waited for")
+            verdict(Class::Wait, Reason::SourceBusy, "Another task works on the VM; it is waited for")
         }
         ("MethodDisabled" | "MethodAlreadyDisabledFault", _) => verdict(
             Class::Wait,
-            "MethodDisabled",
+            Reason::SourceBusy,
             "Another product has disabled this for the VM, most likely a backup that runs. If none does, look at the VM's disabled methods",
         ),
         (
@@ -171,7 +144,7 @@ pub fn of_fault(fault: &Fault, doing: Doing) -> Verdict {
             | "HostPowerOpFailed"
             | "CannotAccessLocalSource",
             _,
-        ) => verdict(Class::Wait, "HostUnavailable", "Bring the VM's host back, or move the VM"),
+        ) => verdict(Class::Wait, Reason::HostUnavailable, "Bring the VM's host back, or move the VM"),
         (
             "InaccessibleDatastore"
             | "InvalidDatastore"
@@ -181,8 +154,8 @@ pub fn of_fault(fault: &Fault, doing: Doing) -> Verdict {
             | "CannotAccessVmDevice"
             | "DatastoreNotWritableOnHost",
             _,
-        ) => verdict(Class::Wait, "DatastoreUnavailable", "Bring the VM's datastore back"),
-        ("QuestionPending", _) => verdict(Class::Wait, "QuestionPending", "Answer the VM's question in vCenter"),
+        ) => verdict(Class::Wait, Reason::HostUnavailable, "Bring the VM's datastore back"),
+        ("QuestionPending", _) => verdict(Class::Wait, Reason::VmQuestion, "Answer the VM's question in vCenter"),
         ("FileLocked" | "FileAlreadyLocked", _) => locked(verdict),
         ("CannotAccessFile" | "FileFault" | "GenericVmConfigFault", Doing::RemovingSnapshot | Doing::Consolidating)
             if fault.mentions("lock") =>
@@ -190,31 +163,35 @@ pub fn of_fault(fault: &Fault, doing: Doing) -> Verdict {
             locked(verdict)
         }
         ("TooManySnapshotLevels" | "MultipleSnapshotsNotSupported", _) => {
-            verdict(Class::Block, "ChainTooLong", "Remove snapshots of the VM that are not needed any more")
+            verdict(Class::Block, Reason::SourceRefused, "Remove snapshots of the VM that are not needed any more")
         }
         ("ApplicationQuiesceFault" | "FilesystemQuiesceFault" | "QuiesceDatastoreIOForHAFailed" | "NotEnoughResourcesToQuiesce", _) => {
-            verdict(Class::Retry, "QuiesceFailed", "Look at the guest (VSS writers, VMware Tools), or set snapshot.quiesce to Try or Never")
+            verdict(
+                Class::Retry,
+                Reason::QuiesceFailed,
+                "Look at the guest (VSS writers, VMware Tools), or set snapshot.quiesce to Try or Never",
+            )
         }
-        ("ToolsUnavailable", _) => verdict(Class::Block, "ToolsNotRunning", "Start VMware Tools in the guest"),
+        ("ToolsUnavailable", _) => verdict(Class::Block, Reason::ToolsNotRunning, "Start VMware Tools in the guest"),
         ("NotSupported", Doing::TakingSnapshot) | ("SnapshotNotSupported" | "SnapshotDisabled", _) => {
-            verdict(Class::Block, "SnapshotsUnsupported", "The VM has a disk or device that allows no snapshot: see its concerns")
+            verdict(Class::Block, Reason::SourceRefused, "The VM has a disk or device that allows no snapshot: see its concerns")
         }
-        ("SnapshotLocked", _) => verdict(Class::Wait, "SourceBusy", "Another product holds the VM's snapshots"),
+        ("SnapshotLocked", _) => verdict(Class::Wait, Reason::SourceBusy, "Another product holds the VM's snapshots"),
         (
             "InvalidState" | "InvalidPowerState" | "SnapshotNoChange" | "InvalidSnapshotFormat" | "VmConfigFault" | "GenericVmConfigFault",
             _,
-        ) => verdict(Class::Retry, "VmStateUnfit", "It is tried again; look at the VM's state in vCenter"),
+        ) => verdict(Class::Retry, Reason::SourceBusy, "It is tried again; look at the VM's state in vCenter"),
         (kind, _) if kind.contains("License") || kind == "RestrictedVersion" => {
-            verdict(Class::Block, "LicenseMissing", "The host's licence has no storage APIs: a free ESXi can't be replicated")
+            verdict(Class::Block, Reason::SourceRefused, "The host's licence has no storage APIs: a free ESXi can't be replicated")
         }
-        _ => verdict(Class::Retry, "SourceError", "It is tried again"),
+        _ => verdict(Class::Retry, Reason::TaskFailed, "It is tried again"),
     }
 }
 
-fn locked(verdict: impl Fn(Class, &'static str, &str) -> Verdict) -> Verdict {
+fn locked(verdict: impl Fn(Class, Reason, &str) -> Verdict) -> Verdict {
     verdict(
         Class::Wait,
-        "DisksLocked",
+        Reason::SourceBusy,
         "Something holds the VM's disks open, most often a backup proxy that has one hot-added: detach it there. It is tried again",
     )
 }
@@ -247,13 +224,8 @@ fn sentence(what: &str, remedy: &str) -> String {
 mod tests {
     use super::*;
 
-    fn reason(fault: Fault, doing: Doing) -> (Class, &'static str) {
+    fn reason(fault: Fault, doing: Doing) -> (Class, Reason) {
         let verdict = of_fault(&fault, doing);
-        assert!(
-            REASONS.contains(&verdict.reason) || matches!(verdict.class, Class::Full(reason) if reason.word() == verdict.reason),
-            "{} is in no closed set",
-            verdict.reason
-        );
         assert!(verdict.message.ends_with('.') && !verdict.message.contains(".."), "{}", verdict.message);
         (verdict.class, verdict.reason)
     }
@@ -284,24 +256,24 @@ mod tests {
     fn who_has_to_do_something() {
         let no_space = Fault { cause: Some(Box::new(Fault::of("NoDiskSpace"))), ..Fault::of("FileFault") };
         for (fault, doing, expected) in [
-            (Fault::of("TaskInProgress"), Doing::TakingSnapshot, (Class::Wait, "SourceBusy")),
-            (Fault::of("MethodDisabled"), Doing::TakingSnapshot, (Class::Wait, "MethodDisabled")),
-            (Fault::of("HostNotConnected"), Doing::RemovingSnapshot, (Class::Wait, "HostUnavailable")),
-            (Fault::of("FileLocked"), Doing::Consolidating, (Class::Wait, "DisksLocked")),
-            (Fault::of("QuestionPending"), Doing::Other, (Class::Wait, "QuestionPending")),
-            (no_space, Doing::TakingSnapshot, (Class::Wait, "DatastoreFull")),
-            (Fault::of("NotAuthenticated"), Doing::Other, (Class::Retry, "SessionLost")),
-            (Fault::of("SystemError"), Doing::Other, (Class::Retry, "SourceError")),
-            (Fault::of("ApplicationQuiesceFault"), Doing::TakingSnapshot, (Class::Retry, "QuiesceFailed")),
-            (Fault::of("ManagedObjectNotFound").with_field("obj.type", "VirtualMachine"), Doing::Other, (Class::Block, "SourceGone")),
+            (Fault::of("TaskInProgress"), Doing::TakingSnapshot, (Class::Wait, Reason::SourceBusy)),
+            (Fault::of("MethodDisabled"), Doing::TakingSnapshot, (Class::Wait, Reason::SourceBusy)),
+            (Fault::of("HostNotConnected"), Doing::RemovingSnapshot, (Class::Wait, Reason::HostUnavailable)),
+            (Fault::of("FileLocked"), Doing::Consolidating, (Class::Wait, Reason::SourceBusy)),
+            (Fault::of("QuestionPending"), Doing::Other, (Class::Wait, Reason::VmQuestion)),
+            (no_space, Doing::TakingSnapshot, (Class::Wait, Reason::DatastoreFull)),
+            (Fault::of("NotAuthenticated"), Doing::Other, (Class::Retry, Reason::ServerFailed)),
+            (Fault::of("SystemError"), Doing::Other, (Class::Retry, Reason::TaskFailed)),
+            (Fault::of("ApplicationQuiesceFault"), Doing::TakingSnapshot, (Class::Retry, Reason::QuiesceFailed)),
+            (Fault::of("ManagedObjectNotFound").with_field("obj.type", "VirtualMachine"), Doing::Other, (Class::Block, Reason::VmNotFound)),
             (
                 Fault::of("ManagedObjectNotFound").with_field("obj.type", "VirtualMachineSnapshot"),
                 Doing::Other,
-                (Class::Retry, "SnapshotGone"),
+                (Class::Retry, Reason::SnapshotLost),
             ),
-            (Fault::of("TooManySnapshotLevels"), Doing::TakingSnapshot, (Class::Block, "ChainTooLong")),
-            (Fault::of("NotSupported"), Doing::TakingSnapshot, (Class::Block, "SnapshotsUnsupported")),
-            (Fault::of("Invented"), Doing::Other, (Class::Retry, "SourceError")),
+            (Fault::of("TooManySnapshotLevels"), Doing::TakingSnapshot, (Class::Block, Reason::SourceRefused)),
+            (Fault::of("NotSupported"), Doing::TakingSnapshot, (Class::Block, Reason::SourceRefused)),
+            (Fault::of("Invented"), Doing::Other, (Class::Retry, Reason::TaskFailed)),
         ] {
             assert_eq!(reason(fault.clone(), doing), expected, "{fault}");
         }
@@ -312,16 +284,16 @@ mod tests {
         let fault = Fault::of("NoPermission").with_field("privilegeId", "VirtualMachine.State.CreateSnapshot");
         let error = Error::Fault { method: "CreateSnapshotEx_Task".into(), fault: Box::new(fault) };
         let verdict = classify(&error, Doing::TakingSnapshot);
-        assert_eq!((verdict.class, verdict.reason), (Class::Block, "PrivilegeMissing"));
+        assert_eq!((verdict.class, verdict.reason), (Class::Block, Reason::PrivilegesMissing));
         assert!(verdict.message.contains("Give the vCenter user the privilege VirtualMachine.State.CreateSnapshot"), "{}", verdict.message);
     }
 
     #[test]
     fn the_network_passes_and_the_certificate_does_not() {
         let status = |status| classify(&WireError::Status { host: "vc".into(), status }.into(), Doing::Other);
-        assert_eq!((status(503).class, status(503).reason), (Class::Retry, "VCenterUnreachable"));
-        assert_eq!((status(404).class, status(404).reason), (Class::Block, "AddressWrong"));
+        assert_eq!((status(503).class, status(503).reason), (Class::Retry, Reason::Unreachable));
+        assert_eq!((status(404).class, status(404).reason), (Class::Block, Reason::ConfigInvalid));
         let certificate = WireError::Certificate { host: "vc".into(), why: "expired".into(), shown: None };
-        assert_eq!(classify(&certificate.into(), Doing::Other).reason, "CertificateUntrusted");
+        assert_eq!(classify(&certificate.into(), Doing::Other).reason, Reason::UntrustedCertificate);
     }
 }

@@ -148,7 +148,7 @@ impl Collector {
                 continue;
             }
             let verdict = classify(&error, Doing::Other);
-            tracing::warn!(reason = verdict.reason, %error, "the inventory");
+            tracing::warn!(reason = %verdict.reason, %error, "the inventory");
             let wait = match verdict.class {
                 // Asking again costs nothing at vCenter where it was refused: the client does not even try.
                 Class::Block => self.longest.min(Duration::from_secs(5)),

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use reasons::ConcernId;
+
 use crate::{
     model::{
         datastore::Datastore,
@@ -12,46 +14,24 @@ use crate::{
     moref::MoRef,
 };
 
-/// How much a concern matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Good to know.
-    Info,
-    /// Replication goes on, with a drawback or after a wait.
-    Warning,
-    /// Nothing is replicated before it is mended, or (where it is acceptable) accepted.
-    Critical,
-}
-
-/// What a person should know before, and what blocks.
+/// What a person should know before, and what blocks. Weight and remedy are the id's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Concern {
-    /// The word that names it, from a closed set: what `acceptConcerns` lists.
-    pub id: &'static str,
-    /// How much it matters.
-    pub severity: Severity,
+    /// What it is.
+    pub id: ConcernId,
     /// The disk's key, where it is about one.
     pub disk: Option<u32>,
     /// What is the matter.
     pub message: String,
-    /// What helps.
-    pub remedy: String,
-    /// True where a person may say that it shall be replicated all the same.
-    pub acceptable: bool,
 }
 
 impl Concern {
-    fn new(id: &'static str, severity: Severity, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { id, severity, disk: None, message: message.into(), remedy: remedy.into(), acceptable: false }
+    fn new(id: ConcernId, message: impl Into<String>) -> Self {
+        Self { id, disk: None, message: message.into() }
     }
 
     fn of(mut self, disk: &Disk) -> Self {
         self.disk = Some(disk.key);
-        self
-    }
-
-    fn acceptable(mut self) -> Self {
-        self.acceptable = true;
         self
     }
 }
@@ -107,97 +87,56 @@ pub fn preflight(vm: &Vm, around: &Around<'_>) -> Vec<Concern> {
         one_disk(vm, disk, &mut found);
     }
     since_last_cycle(vm, around, &mut found);
-    found.sort_by(|a, b| b.severity.cmp(&a.severity).then(a.disk.cmp(&b.disk)).then(a.id.cmp(b.id)));
+    found.sort_by(|a, b| a.id.severity().cmp(&b.id.severity()).then(a.disk.cmp(&b.disk)).then(a.id.as_str().cmp(b.id.as_str())));
     found
 }
 
-use Severity::{Critical, Info, Warning};
-
 fn whole_vm(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
     if vm.instance_uuid.is_none() {
-        found.push(Concern::new(
-            "NoInstanceUuid",
-            Critical,
-            "vCenter tells no instance UUID of the VM",
-            "Register the VM at a vCenter that gives it one",
-        ));
+        found.push(Concern::new(ConcernId::NoInstanceUuid, "vCenter tells no instance UUID of the VM"));
     }
     if vm.template {
-        found.push(Concern::new("Template", Critical, "It is a template", "Convert it to a virtual machine"));
+        found.push(Concern::new(ConcernId::Template, "It is a template"));
     }
     if vm.fault_tolerant {
-        found.push(Concern::new(
-            "FaultTolerance",
-            Critical,
-            "The VM is fault tolerant: it takes no snapshots",
-            "Turn fault tolerance off for it",
-        ));
+        found.push(Concern::new(ConcernId::FaultTolerant, "The VM is fault tolerant: it takes no snapshots"));
     }
     if vm.encrypted {
-        found.push(Concern::new(
-            "Encrypted",
-            Critical,
-            "The VM is encrypted: its disks can't be read as plain data",
-            "Decrypt it in vCenter",
-        ));
+        found.push(Concern::new(ConcernId::Encrypted, "The VM is encrypted: its disks can't be read as plain data"));
     }
     let devices = vm.devices.as_ref();
     if devices.is_some_and(|devices| devices.tpm) {
-        found.push(Concern::new(
-            "VirtualTpm",
-            Warning,
-            "The VM has a virtual TPM, whose content is not replicated",
-            "Keep the recovery keys of what is sealed by it (BitLocker) at hand",
-        ));
+        found.push(Concern::new(ConcernId::VirtualTpm, "The VM has a virtual TPM, whose content is not replicated"));
     }
     for label in devices.map(|devices| devices.passthrough.as_slice()).unwrap_or_default() {
         found.push(Concern::new(
-            "Passthrough",
-            Warning,
+            ConcernId::Passthrough,
             format!("{label} is a device of the host: a running VM with one takes no snapshots"),
-            "Remove the device, or power the VM off for its cycles",
         ));
     }
     match devices {
         None => found.push(Concern::new(
-            "DevicesUnknown",
-            Critical,
+            ConcernId::DevicesUnknown,
             format!("vCenter does not tell the VM's disks{}", unread(vm, "config.hardware.device")),
-            "Give the vCenter user read access to the VM, and look whether the VM is accessible",
         )),
         Some(devices) if devices.disks.iter().all(|disk| around.excluded.contains(&disk.key)) => {
-            found.push(Concern::new("NoDisks", Critical, "The VM has no disk to replicate", "Add a disk, or exclude fewer"));
+            found.push(Concern::new(ConcernId::NoDisks, "The VM has no disk to replicate"));
         }
         Some(_) => {}
     }
     let rest: Vec<&str> = vm.unread.keys().map(String::as_str).filter(|path| *path != "config.hardware.device").collect();
     if !rest.is_empty() {
-        found.push(Concern::new(
-            "PartlyUnknown",
-            Warning,
-            format!("vCenter does not tell {}{}", rest.join(", "), unread(vm, rest[0])),
-            "Give the vCenter user read access to the VM, and look whether the VM is accessible",
-        ));
+        found.push(Concern::new(ConcernId::PartlyUnknown, format!("vCenter does not tell {}{}", rest.join(", "), unread(vm, rest[0]))));
     }
     if let Some(question) = &vm.question {
-        found.push(Concern::new("Question", Warning, format!("The VM asks: {}", question.text), "Answer it in vCenter"));
+        found.push(Concern::new(ConcernId::Question, format!("The VM asks: {}", question.text)));
     }
     if around.quiesce_required && !vm.tools_running {
-        found.push(Concern::new(
-            "ToolsNotRunning",
-            Critical,
-            "snapshot.quiesce is Require, and VMware Tools do not run in the guest",
-            "Start VMware Tools, or set snapshot.quiesce to Try",
-        ));
+        found.push(Concern::new(ConcernId::ToolsNotRunning, "snapshot.quiesce is Require, and VMware Tools do not run in the guest"));
     }
     let blocked = |method: &str| vm.disabled_methods.iter().any(|disabled| disabled == method);
     if blocked("CreateSnapshot_Task") || blocked("CreateSnapshotEx_Task") || blocked("RemoveSnapshot_Task") {
-        found.push(Concern::new(
-            "MethodDisabled",
-            Warning,
-            "Snapshots of the VM are disabled at the moment",
-            "Wait for the backup that has disabled them; if none runs, have them enabled again",
-        ));
+        found.push(Concern::new(ConcernId::MethodDisabled, "Snapshots of the VM are disabled at the moment"));
     }
 }
 
@@ -208,64 +147,34 @@ fn unread(vm: &Vm, path: &str) -> String {
 fn tracking(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
     let unsupported = vm.hardware.is_some_and(|hardware| hardware < MIN_HARDWARE);
     if unsupported {
-        found.push(
-            Concern::new(
-                "HardwareTooOld",
-                Critical,
-                format!("Virtual hardware version {} tracks no changes", vm.hardware.unwrap_or_default()),
-                format!("Upgrade it to version {MIN_HARDWARE} or later, or accept that each cycle reads the whole disks"),
-            )
-            .acceptable(),
-        );
+        found.push(Concern::new(
+            ConcernId::ChangeTrackingUnsupported,
+            format!("Virtual hardware version {} tracks no changes", vm.hardware.unwrap_or_default()),
+        ));
     } else if vm.tracking_supported == Some(false) {
-        found.push(
-            Concern::new(
-                "CbtUnsupported",
-                Critical,
-                "vCenter says that changes of this VM can't be tracked",
-                "See its disks' concerns, or accept that each cycle reads the whole disks",
-            )
-            .acceptable(),
-        );
+        found.push(Concern::new(ConcernId::ChangeTrackingUnsupported, "vCenter says that changes of this VM can't be tracked"));
     } else if !vm.tracking {
         let foreign = vm.snapshots.nodes.iter().any(|node| !around.own.contains(&node.snapshot));
         if foreign {
-            found.push(
-                Concern::new(
-                    "CbtNeedsNoSnapshots",
-                    Critical,
-                    "Changed block tracking is off, and does not work for disks that had snapshots when it was switched on",
-                    "Remove the VM's snapshots, or accept that each cycle reads the whole disks until they are gone",
-                )
-                .acceptable(),
-            );
+            found.push(Concern::new(
+                ConcernId::ChangeTrackingBlocked,
+                "Changed block tracking is off, and does not work for disks that had snapshots when it was switched on",
+            ));
         } else if around.may_switch_tracking {
             found.push(Concern::new(
-                "CbtOff",
-                Info,
+                ConcernId::ChangeTrackingToBeEnabled,
                 "Changed block tracking is off; it is switched on before the first cycle (the VM stands still for a moment)",
-                "Nothing",
             ));
         } else {
-            found.push(
-                Concern::new(
-                    "CbtOff",
-                    Critical,
-                    "Changed block tracking is off",
-                    "Switch it on, let Hawser do it, or accept that each cycle reads the whole disks",
-                )
-                .acceptable(),
-            );
+            found.push(Concern::new(ConcernId::ChangeTrackingOff, "Changed block tracking is off"));
         }
     } else {
         let tracked = |disk: &&Disk| !around.excluded.contains(&disk.key) && can_be_tracked(disk) && disk.backing.change_id.is_none();
         for disk in vm.disks().iter().filter(tracked) {
             found.push(
                 Concern::new(
-                    "CbtNotActive",
-                    Warning,
+                    ConcernId::ChangeTrackingInactive,
                     format!("Changed block tracking is on, but {} has no change ID", disk.label),
-                    "It begins to work with the next snapshot, unless snapshots from before stand: remove these. Until then the whole disk is read",
                 )
                 .of(disk),
             );
@@ -276,10 +185,8 @@ fn tracking(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
         && host.build.is_some_and(|build| build < ESXI_60_CBT_FIX)
     {
         found.push(Concern::new(
-            "HostLosesChanges",
-            Critical,
+            ConcernId::HostUnreliable,
             format!("{} runs an ESXi 6.0 that loses changes while disks are consolidated (VMware KB 2136854)", host.name),
-            "Update the host to ESXi600-201511001 or later, or move the VM",
         ));
     }
 }
@@ -295,26 +202,15 @@ fn snapshots(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
     let depth = vm.snapshots.depth();
     let own = vm.snapshots.current_path().iter().filter(|node| around.own.contains(&node.snapshot)).count();
     if depth - own >= MAX_DEPTH {
-        found.push(Concern::new(
-            "ChainTooLong",
-            Critical,
-            format!("{depth} snapshots lie on top of one another; vSphere allows 32"),
-            format!("Remove some: no cycle starts from {MAX_DEPTH} on"),
-        ));
+        found.push(Concern::new(ConcernId::SnapshotChainLong, format!("{depth} snapshots lie on top of one another; vSphere allows 32")));
     } else if !foreign.is_empty() {
-        found.push(Concern::new(
-            "ForeignSnapshots",
-            Info,
-            format!("The VM has snapshots that are not Hawser's: {}", foreign.join(", ")),
-            "Remove what is not needed: while one stands each cycle compares the disks in full, since not every host tells that a VM was reverted. Hawser never touches them",
-        ));
+        found
+            .push(Concern::new(ConcernId::ForeignSnapshots, format!("The VM has snapshots that are not Hawser's: {}", foreign.join(", "))));
     }
     if vm.consolidation_needed {
         found.push(Concern::new(
-            "ConsolidationNeeded",
-            Warning,
+            ConcernId::ConsolidationNeeded,
             "Removed snapshots have left files that have to be merged; no new snapshot is taken before",
-            "Hawser does it itself; if it stays so, something holds the disks open (most often a backup proxy)",
         ));
     }
     for disk in vm.disks().iter().filter(|disk| !around.excluded.contains(&disk.key)) {
@@ -322,14 +218,12 @@ fn snapshots(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
         if disk.backing.mode == DiskMode::Persistent && disk.backing.chain.len() > depth + 1 && !vm.consolidation_needed {
             found.push(
                 Concern::new(
-                    "LinkedClone",
-                    Warning,
+                    ConcernId::LinkedClone,
                     format!(
                         "{} is built on a disk of another VM ({})",
                         disk.label,
                         disk.backing.chain.last().map_or("", |link| link.file.as_str())
                     ),
-                    "It is replicated with all of its content. Do not remove that other VM's disk",
                 )
                 .of(disk),
             );
@@ -339,36 +233,19 @@ fn snapshots(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
 
 fn place(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
     if !vm.connection.is_empty() && vm.connection != "connected" {
-        found.push(Concern::new(
-            "VmInaccessible",
-            Warning,
-            format!("vCenter calls the VM {}", vm.connection),
-            "Bring its host and its datastore back; cycles wait until then",
-        ));
+        found.push(Concern::new(ConcernId::VmInaccessible, format!("vCenter calls the VM {}", vm.connection)));
     }
     if let Some(host) = around.host.filter(|host| !host.usable()) {
         let why = if host.maintenance { "is in maintenance mode" } else { "is not connected" };
-        found.push(Concern::new(
-            "HostUnavailable",
-            Warning,
-            format!("The VM's host {} {why}", host.name),
-            "Bring it back, or move the VM; cycles wait until then",
-        ));
+        found.push(Concern::new(ConcernId::HostUnavailable, format!("The VM's host {} {why}", host.name)));
     }
     for datastore in vm.datastores.iter().filter_map(|reference| around.datastores?.get(reference)) {
         if !datastore.accessible {
-            found.push(Concern::new(
-                "DatastoreUnavailable",
-                Warning,
-                format!("The datastore {} can't be reached", datastore.name),
-                "Bring it back; cycles wait until then",
-            ));
+            found.push(Concern::new(ConcernId::DatastoreUnavailable, format!("The datastore {} can't be reached", datastore.name)));
         } else if datastore.free_percent() < around.free_percent {
             found.push(Concern::new(
-                "DatastoreLow",
-                Warning,
+                ConcernId::DatastoreLow,
                 format!("The datastore {} has {} % free, less than {} %", datastore.name, datastore.free_percent(), around.free_percent),
-                "Free space on it: while a snapshot stands it grows, and a full datastore stops its VMs. No cycle starts until then",
             ));
         }
     }
@@ -376,78 +253,42 @@ fn place(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
 
 fn one_disk(vm: &Vm, disk: &Disk, found: &mut Vec<Concern>) {
     let label = &disk.label;
-    let exclude = "or exclude the disk";
-    let mut critical = |id, message: String, remedy: String| found.push(Concern::new(id, Critical, message, remedy).of(disk));
+    let mut unfit = |id, message: String| found.push(Concern::new(id, message).of(disk));
     match &disk.backing.kind {
         BackingKind::Flat | BackingKind::SeSparse | BackingKind::Sparse | BackingKind::RdmVirtual => {}
-        BackingKind::RdmPhysical => critical(
-            "RdmPhysical",
-            format!("{label} is a LUN in physical compatibility mode: it takes no snapshots"),
-            format!("Copy it to a virtual disk, change it to virtual compatibility mode, {exclude}"),
-        ),
+        BackingKind::RdmPhysical => {
+            unfit(ConcernId::RawDeviceMapping, format!("{label} is a LUN in physical compatibility mode: it takes no snapshots"))
+        }
         BackingKind::Raw => {
-            critical("RawDisk", format!("{label} is a raw device: it takes no snapshots"), format!("Copy it to a virtual disk, {exclude}"));
+            unfit(ConcernId::DiskBackingUnsupported, format!("{label} is a raw device: it takes no snapshots"));
         }
         BackingKind::Other(kind) => {
-            critical(
-                "BackingUnsupported",
-                format!("{label} is backed by {kind}, whose changes can't be tracked"),
-                format!("Copy it to a virtual disk, {exclude}"),
-            );
+            unfit(ConcernId::DiskBackingUnsupported, format!("{label} is backed by {kind}, whose changes can't be tracked"));
         }
     }
     match disk.backing.mode {
         DiskMode::Persistent => {}
         DiskMode::Independent => {
-            critical(
-                "IndependentDisk",
-                format!("{label} is independent: snapshots leave it out"),
-                format!("Change its mode to dependent, {exclude}"),
-            );
+            unfit(ConcernId::IndependentDisk, format!("{label} is independent: snapshots leave it out"));
         }
         DiskMode::NonPersistent => {
-            critical(
-                "NonPersistentDisk",
-                format!("{label} throws its changes away at power off"),
-                format!("Change its mode to dependent, {exclude}"),
-            );
+            unfit(ConcernId::DiskBackingUnsupported, format!("{label} throws its changes away at power off"));
         }
     }
     if disk.backing.multi_writer {
-        critical("MultiWriter", format!("{label} may be written by several VMs"), format!("Set its sharing to none, {exclude}"));
+        unfit(ConcernId::SharedDisk, format!("{label} may be written by several VMs"));
     }
     if let Some(bus) = vm.devices.iter().flat_map(|devices| &devices.shared).find(|bus| disk.controller == Some(bus.key)) {
-        critical(
-            "SharedBus",
-            format!("{label} is at a controller that shares its bus ({})", bus.sharing),
-            format!("Move it to another controller, {exclude}"),
-        );
+        unfit(ConcernId::SharedDisk, format!("{label} is at a controller that shares its bus ({})", bus.sharing));
     }
     if disk.backing.encrypted && !vm.encrypted {
-        critical(
-            "EncryptedDisk",
-            format!("{label} is encrypted: it can't be read as plain data"),
-            format!("Decrypt it in vCenter, {exclude}"),
-        );
+        unfit(ConcernId::Encrypted, format!("{label} is encrypted: it can't be read as plain data"));
     }
     if disk.capacity == 0 || !disk.capacity.is_multiple_of(extents::SECTOR) {
-        critical(
-            "CapacityOdd",
-            format!("{label} has {} bytes, which is no size of a disk", disk.capacity),
-            format!("Look at the disk in vCenter, {exclude}"),
-        );
+        unfit(ConcernId::CapacityOdd, format!("{label} has {} bytes, which is no size of a disk", disk.capacity));
     }
     if disk.backing.kind == BackingKind::RdmVirtual {
-        found.push(
-            Concern::new(
-                "RdmVirtual",
-                Critical,
-                format!("{label} is a LUN in virtual compatibility mode"),
-                format!("Copy it to a virtual disk, {exclude}, or accept it: it is replicated like one"),
-            )
-            .of(disk)
-            .acceptable(),
-        );
+        found.push(Concern::new(ConcernId::RdmVirtual, format!("{label} is a LUN in virtual compatibility mode")).of(disk));
     }
 }
 
@@ -459,49 +300,24 @@ fn since_last_cycle(vm: &Vm, around: &Around<'_>, found: &mut Vec<Concern>) {
     for disk in vm.disks().iter().filter(|disk| !around.excluded.contains(&disk.key)) {
         let label = &disk.label;
         match around.known.iter().find(|known| known.key == disk.key) {
-            None => found.push(
-                Concern::new(
-                    "DiskAdded",
-                    Info,
-                    format!("{label} is new"),
-                    "It is replicated from the next cycle on; exclude it if it should not be",
-                )
-                .of(disk),
-            ),
-            Some(known) if known.identity.as_deref().zip(disk.identity()).is_some_and(|(then, now)| then != now) => found.push(
-                Concern::new(
-                    "DiskReplaced",
-                    Warning,
-                    format!("{label} is another disk than before"),
-                    "It is compared in full in the next cycle",
-                )
-                .of(disk),
-            ),
+            None => found.push(Concern::new(ConcernId::DiskAdded, format!("{label} is new")).of(disk)),
+            Some(known) if known.identity.as_deref().zip(disk.identity()).is_some_and(|(then, now)| then != now) => {
+                found.push(Concern::new(ConcernId::DiskReplaced, format!("{label} is another disk than before")).of(disk))
+            }
             Some(known) if disk.capacity > known.capacity => found.push(
-                Concern::new(
-                    "DiskGrown",
-                    Info,
-                    format!("{label} has grown from {} to {} bytes", known.capacity, disk.capacity),
-                    "It gets a new seed disk of its new size; the old one is deleted when the new one is clean",
-                )
-                .of(disk),
-            ),
-            Some(known) if disk.capacity < known.capacity => found.push(
-                Concern::new("DiskShrunk", Warning, format!("{label} is smaller than before"), "It gets a new seed disk in the next cycle")
+                Concern::new(ConcernId::DiskGrown, format!("{label} has grown from {} to {} bytes", known.capacity, disk.capacity))
                     .of(disk),
             ),
+            Some(known) if disk.capacity < known.capacity => {
+                found.push(Concern::new(ConcernId::DiskShrunk, format!("{label} is smaller than before")).of(disk))
+            }
             Some(_) => {}
         }
     }
     for known in around.known.iter().filter(|known| !vm.disks().iter().any(|disk| disk.key == known.key)) {
         found.push(Concern {
             disk: Some(known.key),
-            ..Concern::new(
-                "DiskRemoved",
-                Warning,
-                format!("The disk with the key {} is gone", known.key),
-                "Its replica is kept as it was, until replication stops",
-            )
+            ..Concern::new(ConcernId::DiskRemoved, format!("The disk with the key {} is gone", known.key))
         });
     }
 }

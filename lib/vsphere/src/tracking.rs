@@ -32,15 +32,15 @@ pub enum Step {
     Stun,
     /// It is on, and the VM was stunned, but these disks have no change ID: they are read in full until they have.
     Partly(Vec<u32>),
-    /// It can't be switched on: by this reason word and sentence.
-    Unable(&'static str, String),
+    /// It can't be switched on: the sentence says why.
+    Unable(String),
 }
 
 /// What to do next. `stunned`: that has been done already.
 #[must_use]
 pub fn next(vm: &Vm, owning: &Owning, stunned: bool) -> Step {
     if vm.tracking_supported == Some(false) {
-        return Step::Unable("CbtUnsupported", "vCenter says that changes of this VM can't be tracked".into());
+        return Step::Unable("vCenter says that changes of this VM can't be tracked".into());
     }
     let foreign = vm.snapshots.nodes.iter().find(|node| owning.owns(node).is_none());
     let trackable = vm.disks().iter().filter(|disk| {
@@ -50,10 +50,9 @@ pub fn next(vm: &Vm, owning: &Owning, stunned: bool) -> Step {
     let untracked: Vec<u32> = trackable.filter(|disk| disk.backing.change_id.is_none()).map(|disk| disk.key).collect();
     match (vm.tracking, foreign) {
         (true, _) if untracked.is_empty() => Step::Active,
-        (_, Some(node)) => Step::Unable(
-            "CbtNeedsNoSnapshots",
-            format!("changed block tracking does not begin to work while the snapshot {:?} stands: remove it", node.name),
-        ),
+        (_, Some(node)) => {
+            Step::Unable(format!("changed block tracking does not begin to work while the snapshot {:?} stands: remove it", node.name))
+        }
         (false, None) => Step::Switch,
         (true, None) if stunned => Step::Partly(untracked),
         (true, None) => Step::Stun,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use blocklog::ids::{Cycle, CycleId, Incarnation, Owner, VmId};
 use jiff::Timestamp;
 use proptest::prelude::*;
+use reasons::{ConcernId, Reason};
 use uuid::Uuid;
 use vsphere::{
     Fault, MoRef,
@@ -19,12 +20,12 @@ use vsphere::{
         task::{Task, TaskState, Work},
         vm::{Power, Vm},
     },
-    preflight::{Around, KnownDisk, MAX_DEPTH, Severity, preflight},
+    preflight::{Around, KnownDisk, MAX_DEPTH, preflight},
     snapshot::{
         Mark, Owning, View,
         lineage::{Lineage, reverted},
         release,
-        standing::{Standing, chains, judge},
+        standing::{Loss, Standing, chains, judge},
         take::{self, Past, Policy, PowerSeen, Want, was_off},
     },
     tracking,
@@ -85,7 +86,7 @@ fn a_snapshot_is_taken_only_where_nothing_is_in_the_way() {
     let done = View { tasks: vec![task("task-1", Work::RemovesSnapshot, TaskState::Success(None))], ..running() };
     assert_eq!(next(&done), take::Step::Take { quiesce: false });
     assert_eq!(next(&View { consolidation_needed: true, ..running() }), take::Step::Consolidate);
-    assert!(matches!(next(&View { question: Some("which?".into()), ..running() }), take::Step::Wait { reason: "QuestionPending", .. }));
+    assert!(matches!(next(&View { question: Some("which?".into()), ..running() }), take::Step::Wait { reason: Reason::VmQuestion, .. }));
 
     let adopted = View { tree: tree(vec![ours("s-1", 5, 1, None)], Some("s-1")), consolidation_needed: true, ..running() };
     assert_eq!(next(&adopted), take::Step::Stands(MoRef::snapshot("s-1")));
@@ -94,7 +95,7 @@ fn a_snapshot_is_taken_only_where_nothing_is_in_the_way() {
     earlier.of.incarnation = Incarnation(Uuid::from_u128(4));
     let stale = node("s-1", &earlier.name(), &earlier.description(), 1, None);
     let stale = View { tree: tree(vec![stale], Some("s-1")), ..running() };
-    assert!(matches!(next(&stale), take::Step::Refuse { reason: "OwnSnapshotStands", .. }));
+    assert!(matches!(next(&stale), take::Step::Refuse { reason: Reason::PreviousCycleOpen, .. }));
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn long_chains_grow_no_longer() {
     };
     assert_eq!(take::next(&want(Policy::Never), &chain(MAX_DEPTH - 1), &Past::default()), take::Step::Take { quiesce: false });
     let step = take::next(&want(Policy::Never), &chain(MAX_DEPTH), &Past::default());
-    assert!(matches!(step, take::Step::Refuse { reason: "ChainTooLong", .. }));
+    assert!(matches!(step, take::Step::Refuse { reason: Reason::SourceRefused, .. }));
 }
 
 #[test]
@@ -220,17 +221,17 @@ fn what_stands_and_what_does_not() {
         Standing::Lost(reason, _) => reason,
         standing => panic!("{standing:?}"),
     };
-    assert_eq!(lost(judge(&snapshot, &View::default(), Some(&frozen), &present, None)), "SnapshotGone");
-    assert_eq!(lost(judge(&snapshot, &view, None, &present, None)), "SnapshotGone");
+    assert_eq!(lost(judge(&snapshot, &View::default(), Some(&frozen), &present, None)), Loss::Gone);
+    assert_eq!(lost(judge(&snapshot, &view, None, &present, None)), Loss::Gone);
     for work in [Work::RemovesSnapshot, Work::Reverts, Work::Consolidates] {
         let busy = View { tasks: vec![task("task-1", work, TaskState::Queued)], ..view.clone() };
-        assert_eq!(lost(judge(&snapshot, &busy, Some(&frozen), &present, None)), "SnapshotBeingRemoved");
+        assert_eq!(lost(judge(&snapshot, &busy, Some(&frozen), &present, None)), Loss::BeingRemoved);
     }
     let backup = View { tasks: vec![task("task-1", Work::TakesSnapshot, TaskState::Queued)], ..view.clone() };
     assert!(matches!(judge(&snapshot, &backup, Some(&frozen), &present, None), Standing::Stands(_)));
     // The VM runs on something else, though the tree says nothing.
     let elsewhere = devices(vec![disk(2000, &["b-000001.vmdk", "b.vmdk"])]);
-    assert_eq!(lost(judge(&snapshot, &view, Some(&frozen), &elsewhere, None)), "ChainBroken");
+    assert_eq!(lost(judge(&snapshot, &view, Some(&frozen), &elsewhere, None)), Loss::ChainBroken);
     // The disk was taken out of the VM, or another put in its place: what is frozen stays.
     assert!(matches!(judge(&snapshot, &view, Some(&frozen), &devices(vec![]), None), Standing::Stands(_)));
     let mut other = disk(2000, &["c.vmdk"]);
@@ -241,12 +242,12 @@ fn what_stands_and_what_does_not() {
     let running = devices(vec![disk(2000, &["x-000001.vmdk", "x.vmdk"])]);
     assert!(matches!(judge(&snapshot, &view, Some(&moved), &running, Some(&now)), Standing::Moved(_)));
     let longer = BTreeMap::from([(2000, vec!["a-000001.vmdk".to_owned(), "a.vmdk".to_owned()])]);
-    assert_eq!(lost(judge(&snapshot, &view, Some(&frozen), &present, Some(&longer))), "ChainChanged");
+    assert_eq!(lost(judge(&snapshot, &view, Some(&frozen), &present, Some(&longer))), Loss::ChainChanged);
     // Of the second disk nothing is known from before: what is known of the first counts all the same.
     let two = devices(vec![disk(2000, &["a.vmdk"]), disk(2001, &["d.vmdk"])]);
     let runs = devices(vec![disk(2000, &["a-000001.vmdk", "a.vmdk"]), disk(2001, &["d-000001.vmdk", "d.vmdk"])]);
     assert_eq!(judge(&snapshot, &view, Some(&two), &runs, Some(&now)), Standing::Stands(chains(&two)));
-    assert_eq!(lost(judge(&snapshot, &view, Some(&two), &runs, Some(&longer))), "ChainChanged");
+    assert_eq!(lost(judge(&snapshot, &view, Some(&two), &runs, Some(&longer))), Loss::ChainChanged);
 }
 
 #[test]
@@ -301,71 +302,67 @@ fn with_disk(change: impl FnOnce(&mut Disk)) -> Vm {
     vm
 }
 
-fn concerns(vm: &Vm, around: &Around<'_>) -> Vec<(&'static str, Severity, Option<u32>)> {
+fn concerns(vm: &Vm, around: &Around<'_>) -> Vec<(ConcernId, Option<u32>)> {
     let concerns = preflight(vm, around);
-    assert!(concerns.iter().all(|concern| !concern.message.is_empty() && !concern.remedy.is_empty()));
-    assert!(concerns.is_sorted_by_key(|concern| std::cmp::Reverse(concern.severity)));
-    concerns.into_iter().map(|concern| (concern.id, concern.severity, concern.disk)).collect()
+    assert!(concerns.iter().all(|concern| !concern.message.is_empty()));
+    assert!(concerns.is_sorted_by_key(|concern| concern.id.severity()));
+    concerns.into_iter().map(|concern| (concern.id, concern.disk)).collect()
 }
 
 #[test]
 fn every_concern_has_its_cause() {
-    use Severity::*;
     let plain = Around { may_switch_tracking: true, ..Around::default() };
     assert_eq!(concerns(&vm(), &plain), []);
-    type Case = (&'static str, Vm, (&'static str, Severity, Option<u32>));
-    let disk_case = |name, change: fn(&mut Disk), severity| -> Case { (name, with_disk(change), (name, severity, Some(2000))) };
-    let vm_case = |name, change: fn(&mut Vm), severity| -> Case {
+    type Case = (Vm, (ConcernId, Option<u32>));
+    let disk_case = |id, change: fn(&mut Disk)| -> Case { (with_disk(change), (id, Some(2000))) };
+    let vm_case = |id, change: fn(&mut Vm)| -> Case {
         let mut vm = vm();
         change(&mut vm);
-        (name, vm, (name, severity, None))
+        (vm, (id, None))
     };
     let cases: Vec<Case> = vec![
-        disk_case("IndependentDisk", |disk| disk.backing.mode = DiskMode::Independent, Critical),
-        disk_case("NonPersistentDisk", |disk| disk.backing.mode = DiskMode::NonPersistent, Critical),
-        disk_case("RdmPhysical", |disk| disk.backing.kind = BackingKind::RdmPhysical, Critical),
-        disk_case("RdmVirtual", |disk| disk.backing.kind = BackingKind::RdmVirtual, Critical),
-        disk_case("RawDisk", |disk| disk.backing.kind = BackingKind::Raw, Critical),
-        disk_case("BackingUnsupported", |disk| disk.backing.kind = BackingKind::Other("VirtualDiskFlatVer1BackingInfo".into()), Critical),
-        disk_case("MultiWriter", |disk| disk.backing.multi_writer = true, Critical),
-        disk_case("EncryptedDisk", |disk| disk.backing.encrypted = true, Critical),
-        disk_case("CapacityOdd", |disk| disk.capacity = 1000, Critical),
-        disk_case("CbtNotActive", |disk| disk.backing.change_id = None, Warning),
-        disk_case("LinkedClone", |disk| disk.backing.chain.push(disk.backing.chain[0].clone()), Warning),
-        vm_case("HardwareTooOld", |vm| vm.hardware = Some(6), Critical),
-        vm_case("CbtUnsupported", |vm| vm.tracking_supported = Some(false), Critical),
-        vm_case("CbtOff", |vm| vm.tracking = false, Info),
-        vm_case("FaultTolerance", |vm| vm.fault_tolerant = true, Critical),
-        vm_case("Template", |vm| vm.template = true, Critical),
-        vm_case("Encrypted", |vm| vm.encrypted = true, Critical),
-        vm_case("VirtualTpm", |vm| vm.devices.as_mut().unwrap().tpm = true, Warning),
-        vm_case("Passthrough", |vm| vm.devices.as_mut().unwrap().passthrough.push("PCI device 0".into()), Warning),
-        vm_case("NoInstanceUuid", |vm| vm.instance_uuid = None, Critical),
-        vm_case("NoDisks", |vm| vm.devices = Some(Devices::default()), Critical),
-        vm_case("DevicesUnknown", |vm| vm.devices = None, Critical),
-        vm_case("PartlyUnknown", |vm| drop(vm.unread.insert("snapshot".into(), "NoPermission".into())), Warning),
-        vm_case("ConsolidationNeeded", |vm| vm.consolidation_needed = true, Warning),
-        vm_case("VmInaccessible", |vm| vm.connection = "inaccessible".into(), Warning),
-        vm_case("MethodDisabled", |vm| vm.disabled_methods.push("CreateSnapshotEx_Task".into()), Warning),
+        disk_case(ConcernId::IndependentDisk, |disk| disk.backing.mode = DiskMode::Independent),
+        disk_case(ConcernId::DiskBackingUnsupported, |disk| disk.backing.mode = DiskMode::NonPersistent),
+        disk_case(ConcernId::RawDeviceMapping, |disk| disk.backing.kind = BackingKind::RdmPhysical),
+        disk_case(ConcernId::RdmVirtual, |disk| disk.backing.kind = BackingKind::RdmVirtual),
+        disk_case(ConcernId::DiskBackingUnsupported, |disk| disk.backing.kind = BackingKind::Raw),
+        disk_case(ConcernId::DiskBackingUnsupported, |disk| {
+            disk.backing.kind = BackingKind::Other("VirtualDiskFlatVer1BackingInfo".into())
+        }),
+        disk_case(ConcernId::SharedDisk, |disk| disk.backing.multi_writer = true),
+        disk_case(ConcernId::Encrypted, |disk| disk.backing.encrypted = true),
+        disk_case(ConcernId::CapacityOdd, |disk| disk.capacity = 1000),
+        disk_case(ConcernId::ChangeTrackingInactive, |disk| disk.backing.change_id = None),
+        disk_case(ConcernId::LinkedClone, |disk| disk.backing.chain.push(disk.backing.chain[0].clone())),
+        vm_case(ConcernId::ChangeTrackingUnsupported, |vm| vm.hardware = Some(6)),
+        vm_case(ConcernId::ChangeTrackingUnsupported, |vm| vm.tracking_supported = Some(false)),
+        vm_case(ConcernId::ChangeTrackingToBeEnabled, |vm| vm.tracking = false),
+        vm_case(ConcernId::FaultTolerant, |vm| vm.fault_tolerant = true),
+        vm_case(ConcernId::Template, |vm| vm.template = true),
+        vm_case(ConcernId::Encrypted, |vm| vm.encrypted = true),
+        vm_case(ConcernId::VirtualTpm, |vm| vm.devices.as_mut().unwrap().tpm = true),
+        vm_case(ConcernId::Passthrough, |vm| vm.devices.as_mut().unwrap().passthrough.push("PCI device 0".into())),
+        vm_case(ConcernId::NoInstanceUuid, |vm| vm.instance_uuid = None),
+        vm_case(ConcernId::NoDisks, |vm| vm.devices = Some(Devices::default())),
+        vm_case(ConcernId::DevicesUnknown, |vm| vm.devices = None),
+        vm_case(ConcernId::PartlyUnknown, |vm| drop(vm.unread.insert("snapshot".into(), "NoPermission".into()))),
+        vm_case(ConcernId::ConsolidationNeeded, |vm| vm.consolidation_needed = true),
+        vm_case(ConcernId::VmInaccessible, |vm| vm.connection = "inaccessible".into()),
+        vm_case(ConcernId::MethodDisabled, |vm| vm.disabled_methods.push("CreateSnapshotEx_Task".into())),
     ];
-    for (name, vm, expected) in cases {
-        assert_eq!(concerns(&vm, &plain), [expected], "{name}");
+    for (vm, expected) in cases {
+        assert_eq!(concerns(&vm, &plain), [expected]);
     }
     let mut shared = vm();
     shared.devices.as_mut().unwrap().shared.push(SharedBus { key: 1000, sharing: "physicalSharing".into() });
-    assert_eq!(concerns(&shared, &plain), [("SharedBus", Critical, Some(2000)), ("SharedBus", Critical, Some(2001))]);
+    assert_eq!(concerns(&shared, &plain), [(ConcernId::SharedDisk, Some(2000)), (ConcernId::SharedDisk, Some(2001))]);
     // A disk that is left out is nobody's concern.
     let without = Around { excluded: BTreeSet::from([2000]), ..Around::default() };
     assert_eq!(concerns(&with_disk(|disk| disk.backing.mode = DiskMode::Independent), &without), []);
-    // Only what a person can weigh may be accepted.
-    let acceptable = |vm: &Vm| preflight(vm, &plain)[0].acceptable;
-    assert!(acceptable(&with_disk(|disk| disk.backing.kind = BackingKind::RdmVirtual)));
-    assert!(!acceptable(&with_disk(|disk| disk.backing.mode = DiskMode::Independent)));
 }
 
 #[test]
 fn concerns_of_the_surroundings() {
-    use Severity::*;
     let datastore = MoRef::new("Datastore", "datastore-1");
     let mut placed = vm();
     placed.datastores.push(datastore.clone());
@@ -376,11 +373,11 @@ fn concerns_of_the_surroundings() {
     fn around(stores: &BTreeMap<MoRef, Datastore>) -> Around<'_> {
         Around { datastores: Some(stores), free_percent: 10, ..Around::default() }
     }
-    assert_eq!(concerns(&placed, &around(&stores)), [("DatastoreLow", Warning, None)]);
+    assert_eq!(concerns(&placed, &around(&stores)), [(ConcernId::DatastoreLow, None)]);
     stores.get_mut(&datastore).unwrap().free = 10;
     assert_eq!(concerns(&placed, &around(&stores)), []);
     stores.get_mut(&datastore).unwrap().accessible = false;
-    assert_eq!(concerns(&placed, &around(&stores)), [("DatastoreUnavailable", Warning, None)]);
+    assert_eq!(concerns(&placed, &around(&stores)), [(ConcernId::DatastoreUnavailable, None)]);
 
     let on = |host: &Host| concerns(&vm(), &Around { host: Some(host), ..Around::default() });
     let host = |version: &str, build| Host {
@@ -390,42 +387,41 @@ fn concerns_of_the_surroundings() {
         build: Some(build),
         ..Host::default()
     };
-    assert_eq!(on(&host("6.0.0", 2_494_585)), [("HostLosesChanges", Critical, None)]);
+    assert_eq!(on(&host("6.0.0", 2_494_585)), [(ConcernId::HostUnreliable, None)]);
     assert_eq!((on(&host("6.0.0", 3_247_720)), on(&host("6.5.0", 1))), (vec![], vec![]));
-    assert_eq!(on(&Host { maintenance: true, ..host("8.0.3", 1) }), [("HostUnavailable", Warning, None)]);
+    assert_eq!(on(&Host { maintenance: true, ..host("8.0.3", 1) }), [(ConcernId::HostUnavailable, None)]);
 
     let required = Around { quiesce_required: true, ..Around::default() };
-    assert_eq!(concerns(&Vm { tools_running: false, ..vm() }, &required), [("ToolsNotRunning", Critical, None)]);
+    assert_eq!(concerns(&Vm { tools_running: false, ..vm() }, &required), [(ConcernId::ToolsNotRunning, None)]);
     let chain = |length: usize| {
         let nodes = (0..length).map(|at| node(&format!("s-{at}"), "x", "", at as i64, at.checked_sub(1))).collect();
         Vm { snapshots: tree(nodes, Some(&format!("s-{}", length - 1))), ..vm() }
     };
-    assert_eq!(concerns(&chain(1), &Around::default()), [("ForeignSnapshots", Info, None)]);
-    assert_eq!(concerns(&chain(28), &Around::default()), [("ChainTooLong", Critical, None)]);
+    assert_eq!(concerns(&chain(1), &Around::default()), [(ConcernId::ForeignSnapshots, None)]);
+    assert_eq!(concerns(&chain(28), &Around::default()), [(ConcernId::SnapshotChainLong, None)]);
     // Our own does not count, and tracking can be switched on beside nothing else.
     let own = Around { own: BTreeSet::from([MoRef::snapshot("s-0")]), may_switch_tracking: true, ..Around::default() };
     assert_eq!(concerns(&chain(1), &own), []);
-    assert_eq!(concerns(&Vm { tracking: false, ..chain(1) }, &Around::default())[0], ("CbtNeedsNoSnapshots", Critical, None));
-    assert_eq!(concerns(&Vm { tracking: false, ..vm() }, &Around::default()), [("CbtOff", Critical, None)]);
+    assert_eq!(concerns(&Vm { tracking: false, ..chain(1) }, &Around::default())[0], (ConcernId::ChangeTrackingBlocked, None));
+    assert_eq!(concerns(&Vm { tracking: false, ..vm() }, &Around::default()), [(ConcernId::ChangeTrackingOff, None)]);
 }
 
 #[test]
 fn disks_that_changed_since_the_last_cycle() {
-    use Severity::*;
     let known = |key, identity: &str, capacity| KnownDisk { key, identity: Some(identity.into()), capacity };
     let since = |disks: Vec<KnownDisk>| concerns(&vm(), &Around { known: disks, ..Around::default() });
     let second = || known(2001, "uuid-2001", 1 << 20);
     assert_eq!(since(vec![known(2000, "uuid-2000", 1 << 20), second()]), []);
-    assert_eq!(since(vec![second()]), [("DiskAdded", Info, Some(2000))]);
-    assert_eq!(since(vec![known(2000, "uuid-2000", 1 << 19), second()]), [("DiskGrown", Info, Some(2000))]);
-    assert_eq!(since(vec![known(2000, "uuid-2000", 1 << 21), second()]), [("DiskShrunk", Warning, Some(2000))]);
-    assert_eq!(since(vec![known(2000, "another", 1 << 20), second()]), [("DiskReplaced", Warning, Some(2000))]);
+    assert_eq!(since(vec![second()]), [(ConcernId::DiskAdded, Some(2000))]);
+    assert_eq!(since(vec![known(2000, "uuid-2000", 1 << 19), second()]), [(ConcernId::DiskGrown, Some(2000))]);
+    assert_eq!(since(vec![known(2000, "uuid-2000", 1 << 21), second()]), [(ConcernId::DiskShrunk, Some(2000))]);
+    assert_eq!(since(vec![known(2000, "another", 1 << 20), second()]), [(ConcernId::DiskReplaced, Some(2000))]);
     let gone = since(vec![known(2000, "uuid-2000", 1 << 20), second(), known(2002, "uuid-2002", 1)]);
-    assert_eq!(gone, [("DiskRemoved", Warning, Some(2002))]);
+    assert_eq!(gone, [(ConcernId::DiskRemoved, Some(2002))]);
     // What is not told is not gone.
     let blind = Vm { devices: None, ..vm() };
     let around = Around { known: vec![second()], ..Around::default() };
-    assert_eq!(concerns(&blind, &around), [("DevicesUnknown", Critical, None)]);
+    assert_eq!(concerns(&blind, &around), [(ConcernId::DevicesUnknown, None)]);
 }
 
 #[test]
@@ -443,9 +439,9 @@ fn tracking_is_switched_on_then_made_to_work() {
     });
     assert_eq!(next(&independent, false), tracking::Step::Active);
     let beside = |node: Node| Vm { snapshots: tree(vec![node], Some("s-1")), ..untracked(false) };
-    assert!(matches!(next(&beside(node("s-1", "theirs", "", 1, None)), false), tracking::Step::Unable("CbtNeedsNoSnapshots", _)));
+    assert!(matches!(next(&beside(node("s-1", "theirs", "", 1, None)), false), tracking::Step::Unable(_)));
     assert_eq!(next(&beside(ours("s-1", 0, 1, None)), false), tracking::Step::Switch);
-    assert!(matches!(next(&Vm { tracking_supported: Some(false), ..vm() }, false), tracking::Step::Unable("CbtUnsupported", _)));
+    assert!(matches!(next(&Vm { tracking_supported: Some(false), ..vm() }, false), tracking::Step::Unable(_)));
 }
 
 #[test]

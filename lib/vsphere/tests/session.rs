@@ -15,6 +15,7 @@ use blocklog::{
     ids::{Owner, VmId},
     test_support::ManualClock,
 };
+use reasons::Reason;
 use vsphere::{
     Client, Credentials, Error, LoginState, MoRef, Secret,
     error::WireError,
@@ -273,12 +274,12 @@ async fn a_vm_that_may_not_be_seen_any_more_is_not_taken_for_gone() {
     let vm = MoRef::vm("vm-7");
     *fake.0.hidden.lock().unwrap() = true;
     let hidden = control().last_seen_as(vm.clone()).vm().await.unwrap_err();
-    assert_eq!(hidden.verdict().reason, "PrivilegeMissing", "{hidden}");
+    assert_eq!(hidden.verdict().reason, Reason::PrivilegesMissing, "{hidden}");
     assert!(client.is_gone(&vm).await.is_err());
     // Who has never seen it can't tell.
-    assert_eq!(control().vm().await.unwrap_err().verdict().reason, "SourceGone");
+    assert_eq!(control().vm().await.unwrap_err().verdict().reason, Reason::VmNotFound);
     *fake.0.hidden.lock().unwrap() = false;
-    assert_eq!(control().last_seen_as(vm.clone()).vm().await.unwrap_err().verdict().reason, "SourceGone");
+    assert_eq!(control().last_seen_as(vm.clone()).vm().await.unwrap_err().verdict().reason, Reason::VmNotFound);
     assert!(client.is_gone(&vm).await.unwrap());
 }
 

@@ -142,10 +142,6 @@ async fn ask_azure(site: &Site) -> Finding {
         let trouble = roles::pending(arm, subscription, group, error.into()).await;
         let remedy = match trouble.reason {
             Reason::UntrustedCertificate => ". azure.caBundleRef names the authorities to trust instead".to_owned(),
-            // Whoever may not even look is not told what is missing.
-            Reason::RolesMissing if !trouble.message.contains("assign") => {
-                format!(". Assign the principal a role on the resource group {group} that has it")
-            }
             _ => String::new(),
         };
         Finding::fails(of, trouble.reason, format!("{}{remedy}", trouble.message.trim_end_matches('.')))
@@ -208,14 +204,10 @@ pub async fn log(site: &Site, clock: &dyn Clock) -> Vec<Finding> {
         None => Err((reached, Reason::LogStoreUnreachable, remedy(Reason::LogStoreUnreachable, &silent("it"), &site.spec))),
         Some(Ok(())) => Ok(()),
         Some(Err(LogError::Store(error))) => {
-            let reason = match &error {
-                StoreError::Denied(text) if text.contains("there is no container") => Reason::ContainerMissing,
-                StoreError::Denied(_) => Reason::LogStoreDenied,
-                other => crate::trouble::reason_of(other.reason()),
-            };
+            let reason = error.reason();
             Err((reached, reason, remedy(reason, &error.to_string(), &site.spec)))
         }
-        Some(Err(error)) => Err((verified, crate::trouble::reason_of(error.reason()), error.to_string())),
+        Some(Err(error)) => Err((verified, error.reason(), error.to_string())),
     };
     match told {
         Ok(()) => vec![Finding::holds(reached, Reason::AsExpected, ""), Finding::holds(verified, Reason::AsExpected, "")],

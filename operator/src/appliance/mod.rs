@@ -18,7 +18,7 @@ use crds::{
 };
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
     runtime::controller::Action,
 };
@@ -30,6 +30,7 @@ use crate::{
     cycle::takes_slots,
     objects::{MANAGER, delete, finalizers, is_held_by, write_status},
     pass::{edges, ready},
+    reading,
     status_writes::Worth,
     trouble::Trouble,
 };
@@ -47,21 +48,26 @@ const WELL: &str = "vCenter, Azure, log store and workers are as they should be"
 ///
 /// # Errors
 /// Where the apiserver does not do what it is asked.
-pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Result<Action, Trouble> {
+pub async fn reconcile<K: Resource<DynamicType = ()>>(appliance: Arc<K>, context: Arc<Context>) -> Result<Action, Trouble> {
     let (namespace, name) = (appliance.namespace().unwrap_or_default(), appliance.name_any());
     let api: Api<Appliance> = Api::namespaced(context.client.clone(), &namespace);
     // What a watch told may be behind what was written.
-    let Some(appliance) = api.get_opt(&name).await? else {
-        context.sites.remove(&namespace, &name);
-        return Ok(Action::await_change());
+    let appliance = match reading::get::<Appliance>(&context.client, &namespace, &name).await? {
+        None => {
+            context.sites.remove(&namespace, &name);
+            return Ok(Action::await_change());
+        }
+        Some(Err(unread)) => {
+            reading::tell::<Appliance>(&context, &unread, C::Ready, Status::False).await?;
+            return Ok(Action::await_change());
+        }
+        Some(Ok(appliance)) => appliance,
     };
-    let vms = Api::<ReplicatedVM>::namespaced(context.client.clone(), &namespace)
-        .list(&ListParams::default().fields(&format!("spec.applianceRef.name={name}")))
-        .await?
-        .items;
+    let of_it = ListParams::default().fields(&format!("spec.applianceRef.name={name}"));
+    let vms = reading::list::<ReplicatedVM>(&context.client, &namespace, &of_it).await?;
     let deleted = appliance.metadata.deletion_timestamp.is_some();
-    // As long as there are ReplicatedVMs they need it, to leave nothing behind.
-    if deleted && vms.is_empty() {
+    // As long as there are ReplicatedVMs they need it, to leave nothing behind: also those that can't be read.
+    if deleted && vms.names().is_empty() {
         finalizers(&api, &appliance, |all| all.retain(|one| one != names::APPLIANCE_FINALIZER)).await?;
         if let Some(site) = context.sites.remove(&namespace, &name) {
             site.leave().await;
@@ -91,15 +97,16 @@ pub async fn reconcile(appliance: Arc<Appliance>, context: Arc<Context>) -> Resu
     findings.extend(log);
     findings.push(check::tls(&site, &findings));
     findings.push(workers);
-    findings.push(if deleted { waits_for_vms(&vms) } else { is_ready(&findings) });
-    let cycles = Api::<ReplicationCycle>::namespaced(context.client.clone(), &namespace)
-        .list(&ListParams::default().labels(&format!("{}={name}", names::APPLIANCE_LABEL)))
-        .await?;
-    let transfers = cycles.items.iter().filter(|cycle| takes_slots(cycle));
-    let used = transfers.map(|cycle| cycle.spec.allotment.disks).sum();
-    // One whose VM was never found is not replicated.
+    findings.push(if deleted { waits_for_vms(&vms.names()) } else { is_ready(&findings) });
+    let of_it = ListParams::default().labels(&format!("{}={name}", names::APPLIANCE_LABEL));
+    let cycles = reading::list::<ReplicationCycle>(&context.client, &namespace, &of_it).await?;
+    let transfers = cycles.readable.iter().filter(|cycle| takes_slots(cycle));
+    let unread = reading::holders(&cycles.unreadable).map(|holder| i32::try_from(holder.disks).unwrap_or_default());
+    let used = transfers.map(|cycle| cycle.spec.allotment.disks).chain(unread).sum();
+    // One whose VM was never found is not replicated; one that can't be read is, as far as anybody knows.
     let found = |vm: &&ReplicatedVM| vm.status.as_ref().is_some_and(|status| status.vm.is_some());
-    let replicating = vms.iter().filter(|vm| vm.spec.replication != Replication::Stopped).filter(found).count();
+    let active = vms.readable.iter().filter(|vm| vm.spec.replication != Replication::Stopped);
+    let replicating = active.filter(found).count() + vms.unreadable.len();
     let now = context.clock.now();
     let status = ApplianceStatus {
         observed_generation: appliance.metadata.generation,
@@ -131,8 +138,7 @@ pub fn references(spec: &crds::ApplianceSpec) -> Vec<&str> {
     bundles.chain(secrets.into_iter().flatten().map(|secret| secret.name.as_str())).collect()
 }
 
-fn waits_for_vms(vms: &[ReplicatedVM]) -> Finding {
-    let names: Vec<String> = vms.iter().map(ResourceExt::name_any).collect();
+fn waits_for_vms(names: &[String]) -> Finding {
     let message = format!("it is deleted, and goes when its ReplicatedVMs have gone: {}", names.join(", "));
     Finding::fails(C::Ready, Reason::CleaningUp, message)
 }

@@ -91,6 +91,9 @@ pub struct Site {
     pub target: Result<Target, Trouble>,
     /// The last vCenter that there was. It knows which password was refused, also after a look for which the apiserver did not answer.
     last: Option<Arc<VCenter>>,
+    /// The last Azure that was whole. It has its token, and knows for how long it is to be left alone, also after a look for which the apiserver did not
+    /// answer; it is used again only where all that it is made of is the same.
+    last_target: Option<Target>,
 }
 
 impl Site {
@@ -112,8 +115,10 @@ impl Site {
             Err(trouble) if matches!(trouble.reason, Reason::CredentialsMissing | Reason::CaBundleMissing) => None,
             Err(_) => last.cloned(),
         };
-        let target = target(&inputs, before.and_then(|site| site.target.as_ref().ok()), clock);
-        Self { spec: inputs.spec, vcenter, target, last }
+        let last_target = before.and_then(|site| site.last_target.as_ref());
+        let target = target(&inputs, last_target, clock);
+        let last_target = whole(&target).or(last_target).cloned();
+        Self { spec: inputs.spec, vcenter, target, last, last_target }
     }
 
     /// Builds one over a test's own log store and vCenter, and for the rest from what is given. A look at the appliance keeps all of it for as long as
@@ -135,7 +140,8 @@ impl Site {
             let collector = tokio::spawn(std::future::pending());
             Ok(Arc::new(VCenter { client, inventory, url, trust, tried: Mutex::new(version), collector }))
         });
-        Self { spec: inputs.spec, last: vcenter.as_ref().ok().cloned(), vcenter, target }
+        let (last, last_target) = (vcenter.as_ref().ok().cloned(), whole(&target).cloned());
+        Self { spec: inputs.spec, vcenter, target, last, last_target }
     }
 
     /// Says goodbye to vCenter.
@@ -205,6 +211,11 @@ where
 /// Whether a password that was refused may be tried once more.
 fn may_try(state: &LoginState, written_anew: bool, now: Timestamp) -> bool {
     written_anew && matches!(state, LoginState::Refused(_)) || state.may_be_tried_again(now)
+}
+
+/// What lacks nothing of an Azure.
+fn whole(target: &Result<Target, Trouble>) -> Option<&Target> {
+    target.as_ref().ok().filter(|target| target.steward.is_ok())
 }
 
 fn target(inputs: &Inputs, before: Option<&Target>, clock: &Arc<dyn Clock>) -> Result<Target, Trouble> {

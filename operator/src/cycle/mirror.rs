@@ -18,10 +18,7 @@ use crds::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::{
-    objects::{bytes, seconds, status_of},
-    trouble::reason_of,
-};
+use crate::objects::{bytes, seconds, status_of};
 
 /// How long an order may stand before it is told that no applier has begun it.
 pub const UNTAKEN: SignedDuration = SignedDuration::from_mins(2);
@@ -118,14 +115,14 @@ fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
         let before = before.and_then(|one| Some(Finding::open(Applied, Reason::from_word(&one.reason)?, one.message.clone())));
         return before.unwrap_or_else(|| Finding::open(Applied, Reason::NotChecked, "the log store can't be asked"));
     }
-    if let Some(State { phase: Phase::Failed(word), .. }) = seen.state {
-        return fails(reason_of(word), format!("its log was given up ({word}): the next cycle covers the same ground"));
+    if let Some(State { phase: Phase::Failed(reason), .. }) = seen.state {
+        return fails(*reason, format!("its log was given up: {} The next cycle covers the same ground", reason.meaning()));
     }
     // What the gateway says of a cycle whose state is cleaned up already.
     if let Some(condition) =
         conditions::get(&old.conditions, ConditionType::Transferred).filter(|condition| condition.status == Status::False.as_str())
     {
-        return fails(reason_of(&condition.reason), condition.message.clone());
+        return fails(Reason::read(&condition.reason), condition.message.clone());
     }
     let Some(ledger) = seen.ledger else {
         return fails(Reason::Cancelled, "the replica and its ledger are gone".to_owned());
@@ -138,7 +135,7 @@ fn applied(seen: &Seen<'_>, old: &ReplicationCycleStatus) -> Finding {
         return Finding::holds(Applied, Reason::AsExpected, format!("the replica is the VM as of {}", point.time));
     }
     if let Some(gone) = seen.given_up.filter(|_| !cancelled(seen)) {
-        return fails(reason_of(&gone.reason), format!("{}: the next cycle covers the same ground", gone.message));
+        return fails(gone.reason, format!("{}: the next cycle covers the same ground", gone.message));
     }
     if of.cycle <= ledger.begun {
         return match ledger.dirty.iter().find(|begun| begun.cycle == of.cycle) {
@@ -174,7 +171,7 @@ fn tried(setback: &Setback) -> Finding {
     let (first, last) = (seconds(*first).0, seconds(*last).0);
     let tries =
         if *tries == 1 { format!("tried in vain at {last}") } else { format!("tried {tries} times in vain from {first} to {last}") };
-    Finding::open(ConditionType::Applied, reason_of(reason), format!("{message} ({tries}; it is tried again)"))
+    Finding::open(ConditionType::Applied, *reason, format!("{message} ({tries}; it is tried again)"))
 }
 
 /// An order that stands, and that nobody has begun or complained of.
@@ -206,7 +203,7 @@ pub fn is_new_setback(old: &ReplicationCycleStatus, applied: &Finding) -> bool {
 }
 
 fn refused(refusal: &Refusal) -> Finding {
-    Finding::fails(ConditionType::Applied, reason_of(refusal.reason()), format!("{refusal}: the next cycle covers the same ground"))
+    Finding::fails(ConditionType::Applied, refusal.reason(), format!("{refusal}: the next cycle covers the same ground"))
 }
 
 fn cancelled(seen: &Seen<'_>) -> bool {

@@ -21,7 +21,7 @@ use crds::{
     replication_cycle::CyclePhase,
 };
 use futures::FutureExt;
-use kube::{Api, ResourceExt, runtime::controller::Action};
+use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 
 use self::{
     apply::Outcome,
@@ -34,6 +34,7 @@ use crate::{
     cycle::mirror::{self, Mirrored},
     objects::{is_held_by, seconds, write_status},
     pass::{SOON, edges},
+    reading,
     status_writes::Worth,
     trouble::Trouble,
 };
@@ -43,13 +44,21 @@ use crate::{
 /// # Errors
 /// Where the apiserver does not do what it is asked.
 #[tracing::instrument(skip_all, fields(namespace = object.namespace(), name = object.name_any()))]
-pub async fn reconcile(object: Arc<ReplicatedVM>, context: Arc<Context>) -> Result<Action, Trouble> {
+pub async fn reconcile<K: Resource<DynamicType = ()>>(object: Arc<K>, context: Arc<Context>) -> Result<Action, Trouble> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let api: Api<ReplicatedVM> = Api::namespaced(context.client.clone(), &namespace);
     // The cache may lag behind our own writes; the incarnation must be drawn once, so the object is read live.
-    let Some(object) = api.get_opt(&name).await? else {
-        context.metrics.forget(&namespace, &name);
-        return Ok(Action::await_change());
+    let object = match reading::get::<ReplicatedVM>(&context.client, &namespace, &name).await? {
+        None => {
+            context.metrics.forget(&namespace, &name);
+            return Ok(Action::await_change());
+        }
+        Some(Err(unread)) => {
+            reading::tell::<ReplicatedVM>(&context, &unread, C::Ready, Status::False).boxed().await?;
+            context.metrics.ready.with_label_values(&[&namespace, &name]).set(0.0);
+            return Ok(Action::await_change());
+        }
+        Some(Ok(object)) => object,
     };
     if object.metadata.deletion_timestamp.is_some() && !is_held_by(&object, names::CLEANUP_FINALIZER) {
         return Ok(Action::await_change());

@@ -33,6 +33,7 @@ use crate::{
     appliance::{pods::Component, site::Site},
     context::Context,
     pass::SOON,
+    reading::{self, Listed},
     roles,
     seeds::Which,
     trouble::Trouble,
@@ -46,12 +47,21 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let owner = context.owner(&namespace, &name);
     let appliance_name = object.spec.appliance_ref.name.clone();
-    let appliance = Api::<Appliance>::namespaced(context.client.clone(), &namespace).get_opt(&appliance_name).await?;
+    let (appliance, unread) = match reading::get::<Appliance>(&context.client, &namespace, &appliance_name).await?.transpose() {
+        Ok(appliance) => (appliance, None),
+        // It is there.
+        Err(unread) => (None, Some(Trouble::from(unread.as_ref()))),
+    };
     let site = context.sites.get(&namespace, &appliance_name);
-    let mut own = cycles(context, &namespace, names::VM_LABEL, &name).await?;
+    let Listed { readable: mut own, unreadable } = cycles(context, &namespace, names::VM_LABEL, &name).await?;
+    // What goes on for the VM is not known then: nothing is begun, and nothing taken away.
+    let unread_cycle = reading::open(&unreadable).map(|cycle| Trouble::from(cycle.as_ref()));
+    for cycle in &unreadable {
+        reading::tell::<ReplicationCycle>(context, cycle, ConditionType::Applied, Status::Unknown).await?;
+    }
     own.sort_by_key(|cycle| (cycle.metadata.creation_timestamp.clone().map(|time| time.0), cycle.spec.cycle));
     let gateways = gateways(context, &namespace, &appliance_name).await?;
-    let state = state(appliance.as_ref(), site.as_deref());
+    let state = unread.clone().map_or_else(|| state(appliance.as_ref(), site.as_deref()), ApplianceState::Unbuilt);
     let blank = |why: Trouble, object: ReplicatedVM, own: Vec<ReplicationCycle>| Observed {
         now: context.clock.now(),
         object: Arc::new(object),
@@ -70,12 +80,17 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         blobs: Err(why),
     };
     let (Some(appliance), Some(site)) = (appliance, site) else {
-        return Ok(blank(Trouble::new(Reason::ApplianceMissing, "the appliance is not there"), object, own));
+        let missing = || Trouble::new(Reason::ApplianceMissing, "the appliance is not there");
+        return Ok(blank(unread.unwrap_or_else(missing), object, own));
     };
     let steward = match site.steward() {
         Ok(steward) => steward.clone(),
         Err(trouble) => return Ok(blank(trouble, object, own)),
     };
+    let cleaning = object.metadata.deletion_timestamp.is_some() || object.spec.replication == Replication::Stopped;
+    if let Some(unread) = unread_cycle.clone().filter(|_| cleaning) {
+        return Ok(blank(unread, object, own));
+    }
     let source = look_at_source(context, &site, &appliance, &object, &owner).await;
     let id = source.as_ref().ok().map(|source| source.id).or_else(|| known_id(&object));
     let Some(id) = id else {
@@ -87,6 +102,7 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     let ledger = read_ledger(&steward, id).await;
     let ours = ledger.as_ref().ok().and_then(Option::as_ref).filter(|ledger| ledger.owner == owner).cloned();
     let log = match &ours {
+        _ if unread_cycle.is_some() => unread_cycle.map_or(Ok(None), Err),
         Some(ledger) => look_at_log(&steward, ledger, &owner).await.map(Some),
         None => Ok(None),
     };
@@ -98,7 +114,6 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     };
     let drawn = object.status.as_ref().is_some_and(|status| status.incarnation.is_some());
     let disks = if drawn || ours.is_some() { managed_disks(context, &site, &object, &owner, ours.as_ref()).await } else { Ok(Vec::new()) };
-    let cleaning = object.metadata.deletion_timestamp.is_some() || object.spec.replication == Replication::Stopped;
     let left = match &silent {
         Some(trouble) if cleaning => Err(trouble.clone()),
         None if cleaning => count_blobs(&steward, id).await,
@@ -151,9 +166,8 @@ fn state(appliance: Option<&Appliance>, site: Option<&Site>) -> ApplianceState {
 }
 
 /// The cycles that have this value of a label.
-async fn cycles(context: &Context, namespace: &str, label: &str, value: &str) -> Result<Vec<ReplicationCycle>, Trouble> {
-    let api = Api::<ReplicationCycle>::namespaced(context.client.clone(), namespace);
-    Ok(api.list(&ListParams::default().labels(&format!("{label}={value}"))).await?.items)
+async fn cycles(context: &Context, namespace: &str, label: &str, value: &str) -> Result<Listed<ReplicationCycle>, Trouble> {
+    Ok(reading::list(&context.client, namespace, &ListParams::default().labels(&format!("{label}={value}"))).await?)
 }
 
 /// The slots of the appliance as they are now. Only a cycle that asks for some has them looked at: it takes all cycles of the appliance.
@@ -164,10 +178,13 @@ pub async fn slots(context: &Context, object: &ReplicatedVM) -> Result<Slots, Tr
     let (namespace, name) = (object.namespace().unwrap_or_default(), &object.spec.appliance_ref.name);
     // Before the cycles: of one that begins meanwhile the VM waits, or its cycle runs, and not neither.
     let vms = context.all_vms();
-    let appliance = Api::<Appliance>::namespaced(context.client.clone(), &namespace).get_opt(name).await?;
+    let appliance = reading::get::<Appliance>(&context.client, &namespace, name).await?;
     let appliance = appliance.ok_or_else(|| Trouble::new(Reason::ApplianceMissing, "the appliance is not there"))?;
+    let appliance = appliance.map_err(|unread| Trouble::from(unread.as_ref()))?;
     let all = cycles(context, &namespace, names::APPLIANCE_LABEL, name).await?;
-    Ok(slots::slots(&vms, &appliance, &all, &object.name_any()))
+    let mut slots = slots::slots(&vms, &appliance, &all.readable, &object.name_any());
+    slots.holders.extend(reading::holders(&all.unreadable));
+    Ok(slots)
 }
 
 /// The gateways of an appliance.

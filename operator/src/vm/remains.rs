@@ -25,7 +25,13 @@ pub fn is_out_of_reach(reason: Reason) -> bool {
             | Reason::UntrustedCertificate
             | Reason::PrivilegesMissing
             | Reason::ServerFailed
+            | Reason::ConfigInvalid
     )
+}
+
+/// What is told of vCenter is not of now: it is out of reach, or answers with a fault.
+fn is_of_before(reason: Reason) -> bool {
+    is_out_of_reach(reason) || matches!(reason, Reason::TaskFailed | Reason::SourceRefused)
 }
 
 /// What is left of a replica: what can be removed, and what can't be reached, in words.
@@ -35,7 +41,7 @@ pub fn look(seen: &Observed) -> (Vec<Remains>, Vec<Left>) {
     match &seen.source {
         Ok(source) if !source.snapshots.is_empty() || seen.ours().is_some() && source.left_by.is_some() => remains.push(Remains::Snapshots),
         // What was heard before vCenter fell silent says nothing of a snapshot that was taken since.
-        Ok(Source { busy: Some(trouble), .. }) if is_out_of_reach(trouble.reason) => left.push(snapshots(trouble)),
+        Ok(Source { busy: Some(trouble), .. }) if is_of_before(trouble.reason) => left.push(snapshots(trouble)),
         // Its snapshots are gone with it.
         Ok(_) => {}
         Err(trouble) if matches!(trouble.reason, Reason::VmNotFound | Reason::VmReplaced) => {}
@@ -71,7 +77,7 @@ pub fn look(seen: &Observed) -> (Vec<Remains>, Vec<Left>) {
         (Ok(_), _) => {}
     }
     // A task that has not ended yet may leave one: before the ledger goes vCenter is asked itself, where it answers.
-    let answers = |source: &Source| !source.busy.as_ref().is_some_and(|trouble| is_out_of_reach(trouble.reason));
+    let answers = |source: &Source| !source.busy.as_ref().is_some_and(|trouble| is_of_before(trouble.reason));
     if remains.contains(&Remains::Ledger) && seen.source.as_ref().is_ok_and(answers) && !remains.contains(&Remains::Snapshots) {
         remains.insert(0, Remains::Snapshots);
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use blocklog::ids::{DiskKey, Owner, VmId};
 use crds::{
     ApplianceSpec, ReplicatedVMSpec,
-    concerns::{ConcernId, Severity},
+    concerns::ConcernId,
     reasons::Reason,
     replicated_vm::{ChangeTracking, Concern, Quiesce, VmSelector},
 };
@@ -124,10 +124,11 @@ pub fn facts(inventory: &Inventory, reference: &MoRef, vm: &Vm, asked: &Asked<'_
         may_switch_tracking: may_switch,
     };
     let found = preflight::preflight(vm, &around);
-    let busy = found.iter().find_map(|concern| Some(Trouble::new(waits(concern.id)?, format!("{}. {}", concern.message, concern.remedy))));
-    let blocked = found.iter().any(|concern| matches!(concern.id, "HardwareTooOld" | "CbtUnsupported" | "CbtNeedsNoSnapshots"));
-    let mut concerns: Vec<Concern> = found.iter().map(|concern| translated(concern, asked.spec)).collect();
-    concerns.extend(of_target(vm, asked.spec, &excluded));
+    let busy =
+        found.iter().find_map(|concern| Some(Trouble::new(waits(concern.id)?, format!("{}. {}", concern.message, concern.id.remedy()))));
+    let blocked = found.iter().any(|concern| matches!(concern.id, ConcernId::ChangeTrackingUnsupported | ConcernId::ChangeTrackingBlocked));
+    let mut concerns: Vec<Concern> = found.into_iter().map(|concern| told(concern, asked.spec)).collect();
+    concerns.extend(of_target(vm, asked.spec, &excluded).into_iter().map(|concern| told(concern, asked.spec)));
     Source {
         id: asked.id,
         mo_ref: reference.id().to_owned(),
@@ -199,76 +200,39 @@ fn holders(inventory: &Inventory, reference: &MoRef, vm: &Vm) -> Vec<String> {
 }
 
 /// What a new cycle waits for: it passes by itself, or by a person, and is no property of the VM.
-fn waits(id: &str) -> Option<Reason> {
+fn waits(id: ConcernId) -> Option<Reason> {
     Some(match id {
-        "VmInaccessible" => Reason::VmInaccessible,
-        "HostUnavailable" | "DatastoreUnavailable" => Reason::HostUnavailable,
-        "DatastoreLow" => Reason::DatastoreFull,
-        "Question" => Reason::VmQuestion,
-        "MethodDisabled" => Reason::SourceBusy,
+        ConcernId::VmInaccessible => Reason::VmInaccessible,
+        ConcernId::HostUnavailable | ConcernId::DatastoreUnavailable => Reason::HostUnavailable,
+        ConcernId::DatastoreLow => Reason::DatastoreFull,
+        ConcernId::Question => Reason::VmQuestion,
+        ConcernId::MethodDisabled => Reason::SourceBusy,
         _ => return None,
     })
 }
 
-/// The API's word for a concern of vCenter's; one that it does not know keeps its own.
-fn concern_id(id: &str) -> &str {
-    match id {
-        "RdmPhysical" => ConcernId::RawDeviceMapping.as_str(),
-        "RawDisk" | "BackingUnsupported" | "NonPersistentDisk" => ConcernId::DiskBackingUnsupported.as_str(),
-        "MultiWriter" | "SharedBus" => ConcernId::SharedDisk.as_str(),
-        "EncryptedDisk" => ConcernId::Encrypted.as_str(),
-        "FaultTolerance" => ConcernId::FaultTolerant.as_str(),
-        "HardwareTooOld" | "CbtUnsupported" => ConcernId::ChangeTrackingUnsupported.as_str(),
-        "CbtOff" => ConcernId::ChangeTrackingOff.as_str(),
-        "CbtNeedsNoSnapshots" => ConcernId::ChangeTrackingBlocked.as_str(),
-        "HostLosesChanges" => ConcernId::HostUnreliable.as_str(),
-        "ChainTooLong" => ConcernId::SnapshotChainLong.as_str(),
-        other => other,
-    }
-}
-
-fn translated(concern: &preflight::Concern, spec: &ReplicatedVMSpec) -> Concern {
-    let id = concern_id(concern.id);
-    let severity = match (concern.severity, concern.acceptable) {
-        (preflight::Severity::Critical, false) => Severity::Critical,
-        (preflight::Severity::Critical, true) => Severity::Warning,
-        (preflight::Severity::Warning | preflight::Severity::Info, _) => Severity::Information,
-    };
-    let accepted = severity == Severity::Warning && spec.accept_concerns.iter().any(|accepted| accepted == id);
+/// A concern as the VM's status tells it.
+fn told(concern: preflight::Concern, spec: &ReplicatedVMSpec) -> Concern {
+    let preflight::Concern { id, disk, message } = concern;
     Concern {
-        id: id.to_owned(),
-        severity,
-        disk: concern.disk.map(i64::from),
-        message: concern.message.clone(),
-        remedy: concern.remedy.clone(),
-        accepted,
+        id: id.into(),
+        severity: id.severity(),
+        disk: disk.map(i64::from),
+        message,
+        remedy: id.remedy().to_owned(),
+        accepted: id.acceptable() && spec.accept_concerns.iter().any(|accepted| accepted == id.as_str()),
     }
 }
 
 /// What the target has against it.
-fn of_target(vm: &Vm, spec: &ReplicatedVMSpec, excluded: &BTreeSet<u32>) -> Vec<Concern> {
-    let concern = |id: ConcernId, disk: u32, message: String, remedy: &str| Concern {
-        id: id.into(),
-        severity: id.severity(),
-        disk: Some(i64::from(disk)),
-        message,
-        remedy: remedy.to_owned(),
-        accepted: false,
-    };
+fn of_target(vm: &Vm, spec: &ReplicatedVMSpec, excluded: &BTreeSet<u32>) -> Vec<preflight::Concern> {
+    let concern = |id, key, message| preflight::Concern { id, disk: Some(key), message };
     let large = vm.disks().iter().filter(|disk| !excluded.contains(&disk.key) && disk.capacity > azure::disks::MOST);
-    let large = large.map(|disk| {
-        concern(
-            ConcernId::DiskTooLarge,
-            disk.key,
-            format!("{} is larger than a managed disk can be", disk.label),
-            "Exclude it, or split it",
-        )
-    });
+    let large =
+        large.map(|disk| concern(ConcernId::DiskTooLarge, disk.key, format!("{} is larger than a managed disk can be", disk.label)));
     let named = spec.disks.exclude.iter().chain(spec.disks.overrides.iter().map(|one| &one.key)).filter_map(|key| u32::try_from(*key).ok());
     let unknown = named.filter(|key| vm.devices.is_some() && !vm.disks().iter().any(|disk| disk.key == *key));
-    let unknown = unknown.map(|key| {
-        concern(ConcernId::DiskUnknown, key, format!("the VM has no disk with the key {key}"), "Take it out of disks, or correct it")
-    });
+    let unknown = unknown.map(|key| concern(ConcernId::DiskUnknown, key, format!("the VM has no disk with the key {key}")));
     large.chain(unknown).collect()
 }
 

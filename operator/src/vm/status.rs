@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use blocklog::ids::DiskKey;
 use crds::{
     ReplicatedVMStatus,
-    concerns::Severity,
+    concerns::ConcernId,
     conditions::{self, ConditionType as C, Finding, Kind, Status},
     reasons::Reason,
     replicated_vm::{Baseline, Concern, DiskStatus, Phase, Progress, RecoveryPoint, Replication, SeedDisk, VmIdentity},
@@ -146,17 +146,20 @@ fn retired(seen: &Observed, source: &Source) -> Vec<Concern> {
     let mut gone: BTreeMap<DiskKey, Vec<&str>> = BTreeMap::new();
     for disk in disks {
         let Some(which) = Which::of(&seen.owner, disk).filter(|which| which.incarnation == ledger.incarnation) else { continue };
-        let told = source.concerns.iter().any(|concern| concern.id == "DiskRemoved" && concern.disk == Some(i64::from(which.disk.0)));
+        let told = source
+            .concerns
+            .iter()
+            .any(|concern| concern.id == ConcernId::DiskRemoved.as_str() && concern.disk == Some(i64::from(which.disk.0)));
         if !told && !source.disks.iter().any(|one| one.key == which.disk) {
             gone.entry(which.disk).or_default().push(&disk.id.name);
         }
     }
     let concern = |(key, seeds): (DiskKey, Vec<&str>)| Concern {
-        id: "DiskRemoved".to_owned(),
-        severity: Severity::Information,
+        id: ConcernId::DiskRemoved.into(),
+        severity: ConcernId::DiskRemoved.severity(),
         disk: Some(i64::from(key.0)),
         message: format!("The disk with the key {key} is gone from the VM; its replica, {}, is kept as it was", seeds.join(" and ")),
-        remedy: "It is deleted when replication stops".to_owned(),
+        remedy: ConcernId::DiskRemoved.remedy().to_owned(),
         accepted: false,
     };
     gone.into_iter().map(concern).collect()

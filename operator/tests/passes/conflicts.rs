@@ -60,3 +60,20 @@ async fn a_wish_that_came_meanwhile_is_heard() {
     assert_eq!(tokens, ["first", "second"]);
     assert_eq!(world.vm(WEB).unwrap().status.unwrap().last_sync_now.as_deref(), Some("second"));
 }
+
+#[tokio::test]
+async fn a_running_cycles_object_that_was_taken_away_comes_back() {
+    let world = World::new().await;
+    world.until(WEB, |step| matches!(step, Step::Claim(_))).await;
+    world.pass(WEB).await.unwrap();
+    let before = world.cycles(WEB).remove(0);
+    world.takes_snapshot(&before).await;
+    world.api.edit("replicationcycles", NAMESPACE, "web-1", |cycle| cycle["metadata"]["finalizers"] = json!([]));
+    world.api.delete("replicationcycles", NAMESPACE, "web-1");
+    assert!(world.cycles(WEB).is_empty());
+    world.pass(WEB).await.unwrap();
+    assert_eq!(world.cycles(WEB).remove(0).spec, before.spec, "with all that it was given");
+    world.settle(WEB).await;
+    assert_eq!(world.cycles(WEB).len(), 2, "no number was used twice, and none left out");
+    assert!(world.vcenter.snapshots("vm-1").is_empty());
+}

@@ -5,6 +5,7 @@
 //! * `conflicts.rs`: whoever writes between a pass's look and its write loses nothing.
 //! * `appliances.rs`: the same for the Appliance's passes.
 //! * `costs.rs`: how many requests a pass costs.
+//! * `controllers.rs`: the real controllers at work for a while.
 //! * `storms.rs`: a server that is down is asked by one, and statuses are written now and then.
 //! * `support/`: what they are tested against, and how a test is written ([`support::World`]).
 
@@ -12,6 +13,7 @@
 
 mod appliances;
 mod conflicts;
+mod controllers;
 mod costs;
 mod faults;
 mod steps;

@@ -343,6 +343,6 @@ async fn a_log_store_that_fails_in_other_words_is_told_now_and_then() {
         world.context.sites.put(NAMESPACE, APPLIANCE, Arc::new(site));
         let fails = |_: &World, on: bool| *failing.how.lock().unwrap() = on.then_some(how);
         let reasons = &["LogStoreUnreachable", "LogStoreDenied", "LogStoreFailed"];
-        storm.strikes(how(String::new()).reason(), reasons, fails, |_| 0).await;
+        storm.strikes(how(String::new()).reason().as_str(), reasons, fails, |_| 0).await;
     }
 }

@@ -231,7 +231,7 @@ impl SnapshotControl for Control<'_> {
         let capacity = self.rig.disks().find(|(key, _)| *key == disk).map_or(0, |(_, (_, capacity))| *capacity);
         Ok(match self.rig.areas {
             Some(areas) => Changes::Areas(ExtentSet::from_bytes(areas.ranges(), capacity)),
-            None => Changes::Unknown("NotTracked"),
+            None => Changes::Unknown(None),
         })
     }
 

@@ -27,6 +27,7 @@ use blocklog::{
 };
 use extents::ExtentSet;
 use futures::future::join_all;
+use reasons::Reason;
 use replica::{Fence, FenceKind, ReplicaDisk, ReplicaError};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -93,14 +94,14 @@ pub enum ApplierError {
 }
 
 impl ApplierError {
-    /// The reason word, from a closed set.
+    /// The reason.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Log(error) => error.reason(),
             Self::Replica { error, .. } => error.reason(),
-            Self::Stopped => "Stopped",
-            Self::BitmapMismatch { .. } => "BitmapMismatch",
+            Self::Stopped => Reason::Stopped,
+            Self::BitmapMismatch { .. } => Reason::BitmapMismatch,
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) fn run(command: &KeyCommand) -> Result<ExitCode, Failure> {
                     }
                     _ => (format!("{}: {error}", file.display()), "Name a file in a folder that exists and may be written."),
                 };
-                Failure::new(Kind::BadFile, message, remedy).because("KeyFile")
+                Failure::new(Kind::BadFile, message, remedy).because(reasons::Reason::CredentialsMissing)
             })?;
             output::say(&format!("{}: version 1. Keep a copy: without it the log can't be read.", file.display()));
         }
@@ -50,7 +50,7 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 fn add(path: &Path) -> Result<u32, Failure> {
     let bad = |why: String| {
         let remedy = "Name a key file in a folder that may be written.";
-        Failure::new(Kind::BadFile, format!("{}: {why}", path.display()), remedy).because("KeyFile")
+        Failure::new(Kind::BadFile, format!("{}: {why}", path.display()), remedy).because(reasons::Reason::CredentialsMissing)
     };
     let mut text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?);
     let keys = KeyRing::parse(&text).map_err(|error| Failure::from(error).about(path.display()))?;

@@ -259,7 +259,7 @@ impl Lines {
                 event(&Line::Applying { disk: disk.0, bytes });
             }
             Event::Applied { disk, bytes } => self.progress(disk, Step::Applied, |sums| sums.applied += bytes),
-            Event::Waiting { reason, message } => event(&Line::Waiting { reason, message: &message }),
+            Event::Waiting { reason, message } => event(&Line::Waiting { reason: reason.as_str(), message: &message }),
             Event::Answered => event(&Line::Answered),
         }
     }

@@ -156,7 +156,7 @@ impl Applier {
         let listed = match self.store.list(&prefix).await {
             Ok(listed) => listed,
             Err(error) => {
-                tracing::warn!(reason = error.reason(), "the orders can't be listed: {error}");
+                tracing::warn!(reason = %error.reason(), "the orders can't be listed: {error}");
                 self.health.lacks("orders", format!("{}: {error}", error.reason()));
                 return Vec::new();
             }
@@ -237,7 +237,7 @@ impl Applier {
                 (0, DONE_PAUSE)
             }
             Err(failure) => {
-                tracing::warn!(order = name, reason = failure.reason, "{}", failure.message);
+                tracing::warn!(order = name, reason = failure.word(), "{}", failure.message);
                 self.health.failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let pause = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE).wait(failures, 0);
                 // No other try can help, and the operator knows: what is left is its order to take back.
@@ -263,7 +263,7 @@ async fn tell(env: &Env, name: &str, order: &Order, error: &ApplierError) -> boo
     match applier::note_setback(env, name, order, error).await {
         Ok(setback) => setback.is_some_and(|setback| setback.for_good),
         Err(error) => {
-            tracing::warn!(order = name, reason = error.reason(), "why it could not be carried out can't be written down: {error}");
+            tracing::warn!(order = name, reason = %error.reason(), "why it could not be carried out can't be written down: {error}");
             false
         }
     }
@@ -301,7 +301,7 @@ impl Progress for Counting {
             Event::Applied { bytes, .. } => {
                 self.0.applied.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
             }
-            Event::Waiting { reason, message } => tracing::warn!(reason, "{message}"),
+            Event::Waiting { reason, message } => tracing::warn!(%reason, "{message}"),
             Event::Answered => tracing::info!("the log store answers again"),
             Event::Reading { .. } | Event::Read { .. } | Event::Sent | Event::Applying { .. } => {}
         }

@@ -11,6 +11,7 @@ use blocklog::{
     store::{Blob, LeaseId, Listed, StoreError, When, memory::MemoryStore},
 };
 use bytes::Bytes;
+use reasons::Reason;
 use replica::raw_file::RawFileDisk;
 
 use super::*;
@@ -246,8 +247,8 @@ impl Sent {
     }
 }
 
-fn told(setback: &Setback) -> (&str, Option<DiskKey>, u32, bool) {
-    (&setback.reason, setback.disk, setback.tries, setback.for_good)
+fn told(setback: &Setback) -> (Reason, Option<DiskKey>, u32, bool) {
+    (setback.reason, setback.disk, setback.tries, setback.for_good)
 }
 
 #[tokio::test]
@@ -257,8 +258,8 @@ async fn a_damaged_segment_gives_the_cycle_up_in_writing() {
     let carried = sent.carry_out().await;
     let failure = carried.result.as_ref().unwrap_err();
     let setback = sent.setback().unwrap();
-    assert_eq!(told(&setback), ("BlobDamaged", Some(DISK), 1, true));
-    assert!(setback.message.contains(&sent.segment) && failure.reason == setback.reason, "{setback:?}");
+    assert_eq!(told(&setback), (Reason::BlobDamaged, Some(DISK), 1, true));
+    assert!(setback.message.contains(&sent.segment) && failure.reason == Some(setback.reason), "{setback:?}");
     assert_eq!((setback.of, setback.turn), (sent.of, Some(sent.ledger().turn)));
     assert!(std::fs::read(sent.rig.folder.path().join("replica.raw")).unwrap().iter().all(|byte| *byte == 0), "nothing of it was written");
     // The operator knows, and no other try can help: it is left alone until the order is another one.
@@ -271,7 +272,7 @@ async fn a_damaged_segment_gives_the_cycle_up_in_writing() {
     // Another applier that fails otherwise does not take it back.
     std::fs::remove_file(sent.rig.folder.path().join("replica.raw")).unwrap();
     let carried = sent.carry_out().await;
-    assert_eq!(carried.result.unwrap_err().reason, "SeedReplaced");
+    assert_eq!(carried.result.unwrap_err().reason, Some(Reason::SeedReplaced));
     assert_eq!(sent.setback().unwrap(), setback);
 }
 
@@ -280,11 +281,11 @@ async fn a_missing_segment_and_a_missing_manifest_give_the_cycle_up() {
     let sent = Sent::new().await;
     sent.rig.store.delete(&sent.segment, None).await.unwrap();
     sent.carry_out().await;
-    assert_eq!(told(&sent.setback().unwrap()), ("BlobNotFound", Some(DISK), 1, true));
+    assert_eq!(told(&sent.setback().unwrap()), (Reason::BlobNotFound, Some(DISK), 1, true));
     let sent = Sent::new().await;
     sent.rig.store.delete(&names::manifest(sent.of), None).await.unwrap();
     sent.carry_out().await;
-    assert_eq!(told(&sent.setback().unwrap()), ("BlobMissing", None, 1, true));
+    assert_eq!(told(&sent.setback().unwrap()), (Reason::BlobMissing, None, 1, true));
 }
 
 #[tokio::test]
@@ -294,10 +295,10 @@ async fn what_may_pass_is_told_and_tried_again() {
     let other = RawFileDisk::open(&replica).await.unwrap();
     assert!(!sent.carry_out().await.given_up);
     let first = sent.setback().unwrap();
-    assert_eq!(told(&first), ("ReplicaInUse", Some(DISK), 1, false));
+    assert_eq!(told(&first), (Reason::ReplicaInUse, Some(DISK), 1, false));
     sent.carry_out().await;
     let second = sent.setback().unwrap();
-    assert_eq!((told(&second), second.first), (("ReplicaInUse", Some(DISK), 2, false), first.first));
+    assert_eq!((told(&second), second.first), ((Reason::ReplicaInUse, Some(DISK), 2, false), first.first));
     assert!(second.last > first.last);
     // One that can't be read is replaced.
     sent.rig.store.corrupt(&names::setback(sent.of), |bytes| bytes[120] ^= 1);
@@ -317,7 +318,7 @@ async fn what_can_not_be_written_down_is_tried_again_as_any_failure() {
     sent.put(&names::setback(sent.of), "somebody is at it".into()).await;
     sent.rig.store.acquire(&names::setback(sent.of), LeaseId(Uuid::from_u128(1))).await.unwrap();
     let carried = sent.carry_out().await;
-    assert_eq!((carried.result.unwrap_err().reason, carried.given_up), ("BlobDamaged", false));
+    assert_eq!((carried.result.unwrap_err().reason, carried.given_up), (Some(Reason::BlobDamaged), false));
 }
 
 #[tokio::test]

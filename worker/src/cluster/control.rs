@@ -27,7 +27,7 @@ use super::{
     baseline,
     event::ReportEvent,
     report::Reporter,
-    vddk::{self, DiskAt, OpenError, Session, VddkSource},
+    vddk::{self, DiskAt, Session, VddkSource},
 };
 use crate::{
     patience::pause,
@@ -101,13 +101,13 @@ impl VcenterControl {
     }
 
     fn failed(&self, failure: &control::Failure) -> SnapshotError {
-        let verdict = failure.verdict();
-        let message = format!("{}: {}", verdict.reason, verdict.message);
-        self.reporter.tell(&ReportEvent::Waiting { reason: reason(verdict.reason), message: message.clone() });
+        let Verdict { class, reason, message } = failure.verdict().clone();
+        self.reporter.tell(&ReportEvent::Waiting { reason, message: message.clone() });
         match failure {
-            control::Failure::Passing(_) => SnapshotError::Unreachable(message),
-            control::Failure::Person(_) if verdict.reason == "SourceGone" => SnapshotError::Gone(message),
-            control::Failure::Person(_) => SnapshotError::Refused(message),
+            control::Failure::Passing(_) if class == Class::Wait => SnapshotError::Busy { reason, message },
+            control::Failure::Passing(_) => SnapshotError::Unreachable { reason, message },
+            control::Failure::Person(_) if reason == Reason::VmNotFound => SnapshotError::Gone(message),
+            control::Failure::Person(_) => SnapshotError::Refused { reason, message },
         }
     }
 
@@ -148,7 +148,7 @@ impl VcenterControl {
 
     /// Opens a disk, without a second try. VDDK logs in by itself with the same credentials, twice for each disk, and calls a wrong password and a missing
     /// privilege by the same name: so the credentials are proved before, one disk after the other is opened, and after a refusal they are proved again.
-    async fn open_once(&self, snapshot: &Snapshot, disk: DiskKey, clock: &Arc<dyn Clock>) -> Result<VddkSource, OpenError> {
+    async fn open_once(&self, snapshot: &Snapshot, disk: DiskKey, clock: &Arc<dyn Clock>) -> Result<VddkSource, SourceError> {
         // One that hangs must not keep all others waiting; they make sure of it themselves then.
         let (_turn, fresh) = tokio::select! {
             biased;
@@ -158,12 +158,12 @@ impl VcenterControl {
         let credentials = self.proved(fresh).await?;
         let at = self.disk_at(snapshot, disk, &credentials).await?;
         let opened = VddkSource::open(&self.setup.vddk, &at, clock.clone()).await;
-        if let Err(OpenError::Source(SourceError::Refused(why))) = &opened {
-            if why.starts_with("LoginRefused") {
-                self.setup.client.was_refused(&credentials, "InvalidLogin").await;
-            } else if why.starts_with("PrivilegeMissing") {
-                self.proved(Duration::ZERO).await?;
+        match &opened {
+            Err(SourceError::Refused { reason: Reason::WrongCredentials, .. }) => {
+                self.setup.client.was_refused(&credentials, "InvalidLogin").await
             }
+            Err(SourceError::Refused { reason: Reason::PrivilegesMissing, .. }) => drop(self.proved(Duration::ZERO).await?),
+            _ => {}
         }
         opened
     }
@@ -171,27 +171,37 @@ impl VcenterControl {
     /// Proves our credentials by a login, unless one has succeeded within `fresh`.
     async fn proved(&self, fresh: Duration) -> Result<Credentials, SourceError> {
         self.setup.client.prove(fresh).await.map_err(|error| {
-            let verdict = classify(&error, Doing::Other);
-            let message = format!("{}: {}", verdict.reason, verdict.message);
-            if verdict.class == Class::Block { SourceError::Refused(message) } else { SourceError::Unreachable(message) }
+            let Verdict { class, reason, message } = classify(&error, Doing::Other);
+            if class == Class::Block { SourceError::Refused { reason, message } } else { SourceError::Unreachable { reason, message } }
         })
     }
 
     async fn disk_at(&self, snapshot: &Snapshot, disk: DiskKey, credentials: &Credentials) -> Result<DiskAt, SourceError> {
         let source_error = |error| match error {
-            SnapshotError::Unreachable(why) => SourceError::Unreachable(why),
-            SnapshotError::Refused(why) | SnapshotError::Gone(why) => SourceError::Refused(why),
+            SnapshotError::Unreachable { reason, message } | SnapshotError::Busy { reason, message } => {
+                SourceError::Unreachable { reason, message }
+            }
+            SnapshotError::Refused { reason, message } => SourceError::Refused { reason, message },
+            SnapshotError::Gone(message) => SourceError::Refused { reason: Reason::VmNotFound, message },
         };
         let reference = MoRef::snapshot(&snapshot.reference);
         let taken = self.taken(&reference).await.map_err(source_error)?;
-        let taken = taken.ok_or_else(|| SourceError::Unreachable(format!("the snapshot {reference} is gone")))?;
+        let taken = taken.ok_or_else(|| SourceError::Unreachable {
+            reason: Reason::SnapshotLost,
+            message: format!("the snapshot {reference} is gone"),
+        })?;
         let found = taken.devices.disk(disk.0);
-        let found = found.ok_or_else(|| SourceError::Refused(format!("the snapshot {reference} holds no disk with the key {disk}")))?;
+        let found = found.ok_or_else(|| SourceError::Refused {
+            reason: Reason::DiskMissing,
+            message: format!("the snapshot {reference} holds no disk with the key {disk}"),
+        })?;
         let vm = self.steadily(|| self.control.vm()).await.map_err(source_error)?;
         let thumbprint = self.setup.client.server_thumbprint();
-        let thumbprint = thumbprint.ok_or_else(|| SourceError::Unreachable("vCenter has shown no certificate yet".to_owned()))?;
-        let (server, port) =
-            server(&self.setup.url).ok_or_else(|| SourceError::Refused(format!("{} is not the URL of a vCenter", self.setup.url)))?;
+        let thumbprint = thumbprint.ok_or_else(|| SourceError::unreachable("vCenter has shown no certificate yet"))?;
+        let (server, port) = server(&self.setup.url).ok_or_else(|| SourceError::Refused {
+            reason: Reason::ConfigInvalid,
+            message: format!("{} is not the URL of a vCenter", self.setup.url),
+        })?;
         Ok(DiskAt {
             server,
             port,
@@ -250,9 +260,9 @@ impl SnapshotControl for VcenterControl {
         };
         Ok(match standing {
             Standing::Stands(_) | Standing::Moved(_) => true,
-            Standing::Lost(word, why) => {
-                tracing::warn!(snapshot = %reference, word, "{why}");
-                self.reporter.tell(&ReportEvent::Waiting { reason: Reason::SnapshotLost, message: format!("{word}: {why}") });
+            Standing::Lost(loss, why) => {
+                tracing::warn!(snapshot = %reference, ?loss, "{why}");
+                self.reporter.tell(&ReportEvent::Waiting { reason: Reason::SnapshotLost, message: why });
                 false
             }
         })
@@ -261,19 +271,21 @@ impl SnapshotControl for VcenterControl {
     async fn changed(&self, snapshot: &Snapshot, disk: DiskKey, since: &ChangeId) -> Result<Changes, SnapshotError> {
         if self.setup.full.contains(&disk) {
             self.reporter.tell(&ReportEvent::Full { disk, reason: None });
-            return Ok(Changes::Unknown("AskedFor"));
+            return Ok(Changes::Unknown(None));
         }
         let Some(since) = baseline::read(since) else {
-            self.reporter.tell(&ReportEvent::Full { disk, reason: Some(Reason::ChangesUnknown) });
-            return Ok(Changes::Unknown("ChangeIdUnreadable"));
+            let reason = Some(Reason::ChangesUnknown);
+            self.reporter.tell(&ReportEvent::Full { disk, reason });
+            return Ok(Changes::Unknown(reason));
         };
         let reference = MoRef::snapshot(&snapshot.reference);
         Ok(match self.steadily(|| self.control.changed(&reference, disk.0, &since)).await? {
             changes::Changes::Areas(areas) => Changes::Areas(areas),
             changes::Changes::Unknown(why) => {
                 tracing::info!(%disk, "compared in full: {why}");
-                self.reporter.tell(&ReportEvent::Full { disk, reason: Some(reason(why.word())) });
-                Changes::Unknown(why.word())
+                let reason = Some(why.reason());
+                self.reporter.tell(&ReportEvent::Full { disk, reason });
+                Changes::Unknown(reason)
             }
         })
     }
@@ -291,16 +303,14 @@ impl SnapshotControl for VcenterControl {
                     self.open.lock().await.insert(disk, source.session());
                     return Ok(Arc::new(source));
                 }
-                Err(OpenError::Busy(why)) if clock.monotonic() < until => (why, BUSY_PAUSE),
-                Err(OpenError::Busy(why)) => return Err(SourceError::Unreachable(why)),
-                Err(OpenError::Source(SourceError::Unreachable(why))) if tried + 1 < TRIES => {
+                Err(error @ SourceError::Busy(_)) if clock.monotonic() < until => (error, BUSY_PAUSE),
+                Err(error @ SourceError::Unreachable { .. }) if tried + 1 < TRIES => {
                     tried += 1;
-                    (why, pause(tried))
+                    (error, pause(tried))
                 }
-                Err(OpenError::Source(error)) => return Err(error),
+                Err(error) => return Err(error),
             };
-            let word = error.split(':').next().unwrap_or_default();
-            self.reporter.tell(&ReportEvent::Waiting { reason: reason(word), message: format!("disk {disk}: {error}") });
+            self.reporter.tell(&ReportEvent::Waiting { reason: error.reason(), message: format!("disk {disk}: {error}") });
             clock.sleep(wait).await;
         }
     }
@@ -321,7 +331,7 @@ impl SnapshotControl for VcenterControl {
 
 /// True where asking again soon may help. A snapshot that is gone stays gone: whoever asks has to learn of it.
 fn may_pass(verdict: &Verdict) -> bool {
-    verdict.class == Class::Retry && verdict.reason != "SnapshotGone"
+    verdict.class == Class::Retry && verdict.reason != Reason::SnapshotLost
 }
 
 /// Name and port of a URL; the port where it is not HTTPS's own.
@@ -337,44 +347,8 @@ fn told(note: Note) -> ReportEvent {
             let message = format!("{name} ({task}) has not moved for {} minutes; it is waited for", since.as_secs() / 60);
             ReportEvent::Waiting { reason: Reason::SourceBusy, message }
         }
-        Note::Waiting { reason: word, message, .. } => ReportEvent::Waiting { reason: reason(word), message: format!("{word}: {message}") },
+        Note::Waiting { reason, message, .. } => ReportEvent::Waiting { reason, message },
         Note::NotQuiesced { message } => ReportEvent::Waiting { reason: Reason::QuiesceFailed, message },
-    }
-}
-
-/// The word that conditions use for one of vCenter's client: the same where there is one, else the nearest. The message tells the rest.
-#[must_use]
-pub fn reason(word: &str) -> Reason {
-    if let Some(reason) = Reason::from_word(word) {
-        return reason;
-    }
-    match word {
-        "LoginRefused" => Reason::WrongCredentials,
-        "PrivilegeMissing" => Reason::PrivilegesMissing,
-        "CertificateUntrusted" => Reason::UntrustedCertificate,
-        "ConfigInvalid" => Reason::OtherVCenter,
-        "SourceGone" => Reason::VmNotFound,
-        "QuestionPending" => Reason::VmQuestion,
-        "SnapshotGone" => Reason::SnapshotLost,
-        "AddressWrong"
-        | "VersionUnsupported"
-        | "LicenseMissing"
-        | "SnapshotsUnsupported"
-        | "ChainTooLong"
-        | "NotOurs"
-        | "OwnSnapshotStands" => Reason::SourceRefused,
-        "NotTracked" => Reason::ChangeTrackingOff,
-        "CbtReset" => Reason::ChangeTrackingReset,
-        "CbtWentBack" => Reason::Reverted,
-        "ForeignSnapshot" => Reason::ForeignSnapshot,
-        "Resized" => Reason::SourceGrown,
-        "Replaced" => Reason::NoBaseline,
-        "SourceError" => Reason::TaskFailed,
-        "MethodDisabled" | "DisksLocked" | "VmStateUnfit" => Reason::SourceBusy,
-        "DatastoreUnavailable" => Reason::HostUnavailable,
-        "AnswerOdd" | "SessionLost" => Reason::ServerFailed,
-        "ChangeIdUnreadable" | "CbtCorrupt" | "ChangeIdUnknown" | "CbtAnswerOdd" | "CbtFails" => Reason::ChangesUnknown,
-        _ => Reason::SourceUnreachable,
     }
 }
 
@@ -397,17 +371,8 @@ mod tests {
     #[test]
     fn a_snapshot_that_is_gone_is_not_waited_for() {
         let verdict = |class, reason| Verdict { class, reason, message: String::new() };
-        assert!(may_pass(&verdict(Class::Retry, "VCenterUnreachable")));
-        assert!(!may_pass(&verdict(Class::Retry, "SnapshotGone")));
-        assert!(!may_pass(&verdict(Class::Block, "PrivilegeMissing")));
-    }
-
-    /// A word that the client learns later must not become `SourceUnreachable` unseen.
-    #[test]
-    fn every_word_of_the_client_has_one() {
-        let silent = ["VCenterUnreachable", "Drift"];
-        for word in vsphere::classify::REASONS {
-            assert!(reason(word) != Reason::SourceUnreachable || silent.contains(word), "{word} has no reason of its own");
-        }
+        assert!(may_pass(&verdict(Class::Retry, Reason::Unreachable)));
+        assert!(!may_pass(&verdict(Class::Retry, Reason::SnapshotLost)));
+        assert!(!may_pass(&verdict(Class::Block, Reason::PrivilegesMissing)));
     }
 }

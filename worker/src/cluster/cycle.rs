@@ -61,7 +61,7 @@ enum Want {
     /// To wait.
     Suspend,
     /// To end it before its time.
-    Cancel(String),
+    Cancel(Reason),
     /// To run it with so many disks at a time.
     Run(usize),
 }
@@ -73,7 +73,7 @@ impl Want {
             return Self::Nothing;
         }
         match (&cycle.spec.cancel, usize::try_from(cycle.spec.allotment.disks)) {
-            (Some(cancel), _) => Self::Cancel(cancel.reason.clone()),
+            (Some(cancel), _) => Self::Cancel(Reason::read(&cancel.reason)),
             (None, Ok(disks @ 1..)) => Self::Run(disks),
             (None, _) => Self::Suspend,
         }
@@ -93,11 +93,11 @@ impl Want {
 
 /// How a cycle is ended for this reason, and how it is noted as failed. Where only a datastore was in the way, what was read counts; what can't be
 /// applied any more keeps the word that says why; else it is not wanted.
-fn why(reason: &str) -> Why<'static> {
-    match Reason::from_word(reason) {
-        Some(Reason::DatastoreFull) => Why::SnapshotHasToGo(Reason::DatastoreFull.as_str()),
-        None | Some(Reason::Stopped) => Why::NotWanted(Reason::Cancelled.as_str()),
-        Some(other) => Why::NotWanted(other.as_str()),
+fn why(reason: Reason) -> Why {
+    match reason {
+        Reason::DatastoreFull => Why::SnapshotHasToGo(reason),
+        Reason::Unrecognized | Reason::Stopped => Why::NotWanted(Reason::Cancelled),
+        other => Why::NotWanted(other),
     }
 }
 
@@ -221,13 +221,14 @@ impl Seen {
         told: &mut watch::Receiver<WatchedCycle>,
     ) -> Attempt {
         let trouble = |failure: Failure| {
-            let told = super::event::ReportEvent::Waiting { reason: super::control::reason(failure.reason), message: failure.message };
+            let reason = failure.reason.unwrap_or(Reason::SourceRefused);
+            let told = super::event::ReportEvent::Waiting { reason, message: failure.message };
             reporter.tell(&told);
             Attempt::Again(Pause::Growing(LONGEST_PAUSE))
         };
         let (job, full) = match job(cycle) {
             Ok(job) => job,
-            Err(why) => return trouble(Failure::new(crate::failure::Kind::Other, why, "").because("SourceRefused")),
+            Err(why) => return trouble(Failure::new(crate::failure::Kind::Other, why, "").because(Reason::SourceRefused)),
         };
         let disks = if let Want::Run(disks) = want { *disks } else { 1 };
         let (env, running) = match self.prepare(cycle, &job, full, disks, reporter).await {
@@ -257,8 +258,8 @@ impl Seen {
         let run = async {
             match want {
                 Want::Cancel(reason) => {
-                    tracing::info!(cycle = self.name, reason, "cancelled");
-                    gateway::cancel(&env, control, &job, why(reason)).await
+                    tracing::info!(cycle = self.name, %reason, "cancelled");
+                    gateway::cancel(&env, control, &job, why(*reason)).await
                 }
                 Want::Run(_) | Want::Suspend | Want::Nothing => gateway::run(&env, control, &job).await,
             }
@@ -292,7 +293,7 @@ impl Seen {
                     reporter.change(|report| report.manifest(&manifest));
                 }
             }
-            Ok(End::Failed { reason }) => tracing::warn!(cycle = self.name, reason, "the cycle has failed"),
+            Ok(End::Failed { reason }) => tracing::warn!(cycle = self.name, %reason, "the cycle has failed"),
             // Its state is deleted when its snapshot is gone and it was applied, or can never be.
             Err(GatewayError::Log(LogError::Missing(name))) if *name == names::state(job.of) => {
                 reporter.change(|report| report.over(now));
@@ -312,7 +313,7 @@ impl Seen {
             Err(GatewayError::Log(LogError::Store(StoreError::Leased(_)))) => Attempt::Again(Pause::Of(FIRST_PAUSE)),
             // A file that was mended is to be seen soon, and looking costs vCenter nothing.
             Err(_) if matches!(self.shared.client.login_state(), LoginState::Refused(_)) => Attempt::Again(Pause::Of(FIRST_PAUSE)),
-            Err(GatewayError::Snapshot(SnapshotError::Refused(_))) => Attempt::Again(Pause::Growing(LONGEST_FOR_A_PERSON)),
+            Err(GatewayError::Snapshot(SnapshotError::Refused { .. })) => Attempt::Again(Pause::Growing(LONGEST_FOR_A_PERSON)),
             Err(_) => {
                 tracing::debug!(cycle = cycle.name_any(), "tried again");
                 Attempt::Again(Pause::Growing(LONGEST_PAUSE))

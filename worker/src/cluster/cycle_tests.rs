@@ -1,4 +1,5 @@
 use crds::{
+    Read,
     common::ObjectRef,
     conditions::{self, ConditionType, Finding},
     reasons::Reason,
@@ -43,9 +44,9 @@ fn what_an_object_asks() {
     let cancel = || Some(Cancel { reason: "Stopped".into() });
     assert_eq!(want(|_| {}), Want::Run(4));
     assert_eq!(want(|spec| spec.allotment.disks = 0), Want::Suspend);
-    assert_eq!(want(|spec| spec.cancel = cancel()), Want::Cancel("Stopped".into()));
+    assert_eq!(want(|spec| spec.cancel = cancel()), Want::Cancel(Reason::Stopped));
     // A suspended one is cancelled all the same, and nobody runs what is another's.
-    assert_eq!(want(|spec| (spec.allotment.disks, spec.cancel) = (0, cancel())), Want::Cancel("Stopped".into()));
+    assert_eq!(want(|spec| (spec.allotment.disks, spec.cancel) = (0, cancel())), Want::Cancel(Reason::Stopped));
     assert_eq!(want(|spec| (spec.worker, spec.cancel) = (Some("gateway-1".into()), cancel())), Want::Nothing);
     assert_eq!(want(|spec| spec.worker = None), Want::Nothing);
     assert_eq!(Want::of(&None, "gateway-0"), Want::Nothing);
@@ -53,10 +54,10 @@ fn what_an_object_asks() {
 
 #[test]
 fn how_what_was_ended_is_noted() {
-    let (unwanted, room) = (Why::NotWanted("Cancelled"), Why::SnapshotHasToGo("DatastoreFull"));
+    let (unwanted, room) = (Why::NotWanted(Reason::Cancelled), Why::SnapshotHasToGo(Reason::DatastoreFull));
     assert_eq!(
-        [why("Stopped"), why("x"), why("DatastoreFull"), why("BasisPassed")],
-        [unwanted, unwanted, room, Why::NotWanted("BasisPassed")]
+        [why(Reason::Stopped), why(Reason::Unrecognized), why(Reason::DatastoreFull), why(Reason::BasisPassed)],
+        [unwanted, unwanted, room, Why::NotWanted(Reason::BasisPassed)]
     );
 }
 
@@ -68,13 +69,13 @@ fn what_ends_a_run() {
         (Want::Run(8), false),
         (Want::Run(3), true),
         (Want::Suspend, true),
-        (Want::Cancel("x".into()), true),
+        (Want::Cancel(Reason::Stopped), true),
         (Want::Nothing, true),
     ] {
         assert_eq!(run.ends_for(&next), ends, "{next:?}");
     }
-    assert!(!Want::Cancel("x".into()).ends_for(&Want::Cancel("y".into())));
-    assert!(Want::Cancel("x".into()).ends_for(&Want::Nothing));
+    assert!(!Want::Cancel(Reason::Stopped).ends_for(&Want::Cancel(Reason::DatastoreFull)));
+    assert!(Want::Cancel(Reason::Stopped).ends_for(&Want::Nothing));
 }
 
 #[test]
@@ -122,11 +123,14 @@ mod with_an_apiserver {
         store::{LeaseId, LogStore, memory::MemoryStore},
     };
     use http::{Request, Response};
-    use kube::{Api, client::Body};
+    use kube::{Api, client::Body, runtime::watcher};
     use serde_json::Value;
 
     use super::*;
-    use crate::{cluster::config::GatewayConfig, cpu::Threads};
+    use crate::{
+        cluster::{config::GatewayConfig, gateway::Cycles},
+        cpu::Threads,
+    };
 
     /// An apiserver that keeps what is patched. It takes `times` for each, then no time; and carries out what nobody waits for any more.
     #[derive(Clone, Default)]
@@ -242,7 +246,7 @@ mod with_an_apiserver {
         let clock = rig.shared.clock.clone();
         let begun = clock.monotonic();
         let stop = async {
-            until(&rig, "the reason is told", || rig.patches.conditions().iter().any(|(_, reason)| reason == "SourceUnreachable")).await;
+            until(&rig, "the reason is told", || rig.patches.conditions().iter().any(|(_, reason)| reason == "Unreachable")).await;
             assert!(rig.store.acquire(&rig.state, LeaseId(Uuid::from_u128(9))).await.is_err(), "the gateway holds it");
         };
         seen.run(stop).await;
@@ -271,7 +275,7 @@ mod with_an_apiserver {
         rig.store.acquire(&rig.state, lease).await.unwrap();
         rig.store.release(&rig.state, lease).await.unwrap();
         sender.send(told(|_| {})).unwrap();
-        until(&rig, "it goes on", || rig.patches.conditions().iter().any(|(_, reason)| reason == "SourceUnreachable")).await;
+        until(&rig, "it goes on", || rig.patches.conditions().iter().any(|(_, reason)| reason == "Unreachable")).await;
         sender.send(None).unwrap();
         running.await.unwrap();
         rig.store.acquire(&rig.state, lease).await.unwrap();
@@ -335,5 +339,53 @@ mod with_an_apiserver {
         assert!(rig.patches.conditions().len() <= before + 2, "{:?}", rig.patches.conditions());
         sender.send(None).unwrap();
         running.await.unwrap();
+    }
+
+    /// As a newer operator makes it.
+    fn odd(change: impl FnOnce(&mut Value)) -> Read<ReplicationCycle> {
+        let mut cycle = serde_json::to_value(told(|_| {}).unwrap().as_ref()).unwrap();
+        change(&mut cycle);
+        serde_json::from_value(cycle).unwrap()
+    }
+
+    fn newer(cycle: &mut Value) {
+        cycle["spec"]["kind"] = "PreMigrate".into();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_unreadable_cycle_is_told_and_not_taken_up() {
+        let rig = rig().await;
+        let (_stop, listen) = watch::channel(false);
+        let mut cycles = Cycles::new(rig.shared.clone(), listen);
+        cycles.event(watcher::Event::Apply(odd(newer)));
+        assert!(cycles.slots.is_empty());
+        let said = [("Unknown".to_owned(), "Unreadable".to_owned())];
+        until(&rig, "it is told", || rig.patches.conditions() == said).await;
+        let (uri, patch) = rig.patches.0.lock().unwrap()[0].clone();
+        assert!(uri.contains("/replicationcycles/web-7/status?") && uri.contains("fieldManager=hawser-gateway-reading"), "{uri}");
+        assert_eq!(patch["status"].as_object().unwrap().len(), 1, "what a gateway has said before stays: {patch}");
+        // The watch tells of that write, too.
+        cycles.event(watcher::Event::Apply(odd(|cycle| {
+            newer(cycle);
+            cycle["status"] = patch["status"].clone();
+        })));
+        rig.shared.clock.sleep(Duration::from_millis(100)).await;
+        assert_eq!(rig.patches.conditions(), said);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_running_cycle_that_gets_unreadable_goes_on() {
+        let rig = rig().await;
+        let (_stop, listen) = watch::channel(false);
+        let mut cycles = Cycles::new(rig.shared.clone(), listen);
+        cycles.event(watcher::Event::Apply(odd(|_| {})));
+        for event in
+            [watcher::Event::Apply(odd(newer)), watcher::Event::Init, watcher::Event::InitApply(odd(newer)), watcher::Event::InitDone]
+        {
+            cycles.event(event);
+            assert!(cycles.slots["web-7"].told.borrow().is_some(), "it is still this pod's");
+        }
+        cycles.event(watcher::Event::Delete(odd(newer)));
+        assert!(cycles.slots.is_empty());
     }
 }

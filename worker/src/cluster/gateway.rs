@@ -8,10 +8,14 @@ use std::{
 };
 
 use blocklog::clock::{Clock, SystemClock};
-use crds::ReplicationCycle;
+use crds::{
+    Read, ReplicationCycle, Unreadable,
+    conditions::{ConditionType, Status},
+};
 use futures::StreamExt;
 use kube::{
     Api, ResourceExt,
+    api::{Patch, PatchParams},
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -23,6 +27,7 @@ use super::{
     health::{self, Health},
     open,
     shared::{Shared, WatchedCycle, is_over},
+    status::MANAGER,
 };
 use crate::failure::{Failure, Kind};
 
@@ -54,7 +59,7 @@ pub async fn run(path: &Path, pod: &str, stop: impl Future<Output = ()>) -> Resu
     tracing::info!(pod, appliance = shared.config.appliance, namespace = shared.config.namespace, "gateway");
     tokio::spawn(open::ready(shared.health.clone(), shared.store.clone(), shared.config.key.clone(), shared.clock.clone()));
     let (stopped, listen) = watch::channel(false);
-    let mut cycles = Cycles { shared: shared.clone(), slots: BTreeMap::new(), seen: BTreeSet::new(), stop: listen };
+    let mut cycles = Cycles::new(shared.clone(), listen);
     tokio::select! {
         biased;
         () = stop => {}
@@ -71,25 +76,31 @@ pub async fn run(path: &Path, pod: &str, stop: impl Future<Output = ()>) -> Resu
 }
 
 /// The cycles of this pod.
-struct Cycles {
+pub(super) struct Cycles {
     shared: Arc<Shared>,
-    slots: BTreeMap<String, Slot>,
+    pub(super) slots: BTreeMap<String, Slot>,
     /// Those that a list that is under way has shown.
     seen: BTreeSet<String>,
     stop: watch::Receiver<bool>,
 }
 
-struct Slot {
+pub(super) struct Slot {
     uid: Option<String>,
-    told: watch::Sender<WatchedCycle>,
+    pub(super) told: watch::Sender<WatchedCycle>,
     handle: JoinHandle<()>,
 }
 
 impl Cycles {
+    pub(super) fn new(shared: Arc<Shared>, stop: watch::Receiver<bool>) -> Self {
+        Self { shared, slots: BTreeMap::new(), seen: BTreeSet::new(), stop }
+    }
+
     /// Follows the apiserver. It never ends by itself.
     async fn watch(&mut self) {
         let config = watcher::Config::default().fields(&format!("spec.worker={}", self.shared.pod));
-        let events = watcher(self.shared.api.clone(), config).default_backoff();
+        let client = self.shared.api.clone().into_client();
+        let all = Api::<Read<ReplicationCycle>>::namespaced(client, &self.shared.config.namespace);
+        let events = watcher(all, config).default_backoff();
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
@@ -105,28 +116,57 @@ impl Cycles {
         }
     }
 
-    fn event(&mut self, event: watcher::Event<ReplicationCycle>) {
+    pub(super) fn event(&mut self, event: watcher::Event<Read<ReplicationCycle>>) {
         match event {
             watcher::Event::Init => self.seen.clear(),
             watcher::Event::InitApply(cycle) => {
                 self.seen.insert(cycle.name_any());
-                self.apply(cycle);
+                self.take_in(cycle);
             }
             watcher::Event::InitDone => {
                 let gone: Vec<String> = self.slots.keys().filter(|name| !self.seen.contains(*name)).cloned().collect();
                 gone.iter().for_each(|name| self.gone(name));
             }
-            watcher::Event::Apply(cycle) => self.apply(cycle),
+            watcher::Event::Apply(cycle) => self.take_in(cycle),
             watcher::Event::Delete(cycle) => self.gone(&cycle.name_any()),
         }
     }
 
-    fn apply(&mut self, cycle: ReplicationCycle) {
+    fn take_in(&mut self, cycle: Read<ReplicationCycle>) {
+        match cycle.0 {
+            Ok(cycle) => self.apply(cycle),
+            Err(unread) => self.leave(&unread),
+        }
+    }
+
+    /// What can't be read is not taken up. It is not gone either: what runs for it goes on as it was asked last.
+    fn leave(&mut self, unread: &Unreadable) {
+        let (name, version) = (unread.name(), unread.metadata.resource_version.as_deref());
+        if self.slots.get(name).is_some_and(|slot| slot.uid == unread.metadata.uid && !slot.handle.is_finished()) {
+            tracing::warn!(cycle = name, version, why = unread.why, "it can't be read any more: it goes on as it was asked last");
+            return;
+        }
+        self.gone(name);
+        // Of one that says so already it was told.
+        let Some(change) = unread.told(ConditionType::Transferred, Status::Unknown, self.shared.clock.now()) else { return };
+        tracing::warn!(cycle = name, version, why = unread.why, "it can't be read: it is not taken up");
+        let api = Api::<Read<ReplicationCycle>>::namespaced(self.shared.api.clone().into_client(), &self.shared.config.namespace);
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            // As a writer of its own: what a gateway has said of the cycle before stays.
+            let writer = PatchParams::apply(&format!("{MANAGER}-reading")).force();
+            if let Err(error) = api.patch_status(&name, &writer, &Patch::Apply(&change)).await {
+                tracing::warn!(cycle = name, %error, "it can't be told that it can't be read");
+            }
+        });
+    }
+
+    fn apply(&mut self, cycle: Arc<ReplicationCycle>) {
         let (name, uid) = (cycle.name_any(), cycle.uid());
         if let Some(slot) = self.slots.get(&name) {
             // It runs as long as the object is this pod's.
             if slot.uid == uid && !slot.handle.is_finished() {
-                let _ = slot.told.send(Some(Arc::new(cycle)));
+                let _ = slot.told.send(Some(cycle));
                 return;
             }
             self.gone(&name);
@@ -137,7 +177,7 @@ impl Cycles {
         tracing::info!(cycle = name, "taken up");
         let (sender, receiver) = watch::channel(None);
         let seen = Seen::new(self.shared.clone(), &cycle, receiver);
-        let _ = sender.send(Some(Arc::new(cycle)));
+        let _ = sender.send(Some(cycle));
         let mut stop = self.stop.clone();
         let handle = tokio::spawn(async move {
             let stop = async move {

@@ -13,6 +13,7 @@ use blocklog::{
         azure::{AzureStore, AzureStoreConfig},
     },
 };
+use reasons::Reason;
 use vsphere::{Client, Credentials, Secret, Thumbprint, Trust};
 use zeroize::Zeroizing;
 
@@ -92,8 +93,8 @@ pub(super) async fn ready(health: Arc<Health>, store: Arc<dyn LogStore>, key: Ke
             // One without a check yet is set up by the operator.
             Ok(_) => health.has(WHAT),
             Err(failure) => {
-                tracing::warn!(reason = failure.reason, "{}", failure.message);
-                health.lacks(WHAT, format!("{}: {} {}", failure.reason, failure.message, failure.remedy));
+                tracing::warn!(reason = failure.word(), "{}", failure.message);
+                health.lacks(WHAT, format!("{}: {} {}", failure.word(), failure.message, failure.remedy));
                 clock.sleep(LOOK_SOON).await;
                 continue;
             }
@@ -124,14 +125,16 @@ pub(super) fn trusting(at: &LogStoreAt) -> Result<Option<std::process::Command>,
 fn bundle(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| {
         Failure::new(Kind::BadFile, format!("{}: {error}", path.display()), "Name a file of certificates in PEM.")
-            .because("CaBundleMissing")
+            .because(Reason::CaBundleMissing)
     })
 }
 
 /// The client of the vCenter. Nothing is asked of it yet. `log_store` may have this process trust others for Azure; that is not for
 /// vCenter.
 pub(super) fn vcenter(at: &VCenterAt, log_store: &LogStoreAt, clock: Arc<dyn Clock>) -> Result<Client, Failure> {
-    let bad = |why: String| Failure::new(Kind::BadFile, why, "Correct vcenter in the file, or the file that it names.");
+    let bad = |why: String| {
+        Failure::new(Kind::BadFile, why, "Correct vcenter in the file, or the file that it names.").because(Reason::ConfigInvalid)
+    };
     let trust = match (&at.ca_file, &at.thumbprint) {
         (Some(path), _) => Trust::Bundle(bundle(path)?),
         (None, Some(thumbprint)) => Trust::Pinned(Thumbprint::parse(thumbprint).map_err(|error| bad(error.to_string()))?),
@@ -148,12 +151,12 @@ pub(super) fn credentials(at: &VCenterAt) -> Result<Credentials, Failure> {
     let read = |path: &Path| std::fs::read_to_string(path).map(Zeroizing::new);
     let password = read(&at.password_file).map_err(|error| {
         let what = format!("{}: {error}", at.password_file.display());
-        Failure::new(Kind::BadFile, what, "Name a file that holds the password alone.").because("CredentialsMissing")
+        Failure::new(Kind::BadFile, what, "Name a file that holds the password alone.").because(Reason::CredentialsMissing)
     })?;
     let password = password.trim_end_matches(['\r', '\n']);
     if password.is_empty() || password.contains('\n') {
         let what = format!("{}: it has to hold one line, the password", at.password_file.display());
-        return Err(Failure::new(Kind::BadFile, what, "Put the password alone into the Secret.").because("CredentialsMissing"));
+        return Err(Failure::new(Kind::BadFile, what, "Put the password alone into the Secret.").because(Reason::CredentialsMissing));
     }
     Ok(Credentials { user, password: Secret::new(password) })
 }
@@ -177,14 +180,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = at(folder.path());
         std::fs::write(&at.username_file, "hawser@vsphere.local\n").unwrap();
-        assert_eq!(credentials(&at).unwrap_err().reason, "CredentialsMissing");
+        assert_eq!(credentials(&at).unwrap_err().reason, Some(Reason::CredentialsMissing));
         std::fs::write(&at.password_file, " p:ss word% \r\n").unwrap();
         let found = credentials(&at).unwrap();
         assert_eq!((found.user.as_str(), found.password.reveal()), ("hawser@vsphere.local", " p:ss word% "));
         for wrong in ["\n", "SECRET\nSECRET"] {
             std::fs::write(&at.password_file, wrong).unwrap();
             let failure = credentials(&at).unwrap_err();
-            assert!(failure.reason == "CredentialsMissing" && !failure.to_string().contains("SECRET"), "{failure}");
+            assert!(failure.reason == Some(Reason::CredentialsMissing) && !failure.to_string().contains("SECRET"), "{failure}");
         }
     }
 
@@ -199,7 +202,7 @@ mod tests {
             authority_host: "https://login.example.com".to_owned(),
             ca_file: Some(ca.clone()),
         };
-        assert_eq!(trusting(&at).unwrap_err().reason, "CaBundleMissing");
+        assert_eq!(trusting(&at).unwrap_err().reason, Some(Reason::CaBundleMissing));
         std::fs::write(&ca, "nothing").unwrap();
         assert!(trusting(&at).unwrap_err().message.contains("no certificate"), "{:?}", trusting(&at));
         assert!(trusting(&LogStoreAt { ca_file: None, ..at }).unwrap().is_none());

@@ -16,7 +16,7 @@ use crds::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{control::reason, event::ReportEvent};
+use super::event::ReportEvent;
 use crate::{
     env::Event,
     gateway::{End, GatewayError},
@@ -229,7 +229,7 @@ impl Report {
                 self.source.ended.get_or_insert(seconds(now));
                 self.transfer(Finding::holds(ConditionType::Transferred, Reason::AsExpected, COMPLETE));
             }
-            Event::Waiting { reason: word, message } => self.trouble(reason(word), message),
+            Event::Waiting { reason, message } => self.trouble(*reason, message),
             Event::Answered => self.answered(),
             Event::Applying { .. } | Event::Applied { .. } => {}
         }
@@ -258,10 +258,9 @@ impl Report {
                         self.source.manifest = Some(manifest.to_string());
                         self.transfer(Finding::holds(ConditionType::Transferred, Reason::AsExpected, COMPLETE));
                     }
-                    End::Failed { reason: word } => {
-                        let reason = reason(word);
-                        let message = format!("{word}: {} The next cycle covers the same ground.", reason.meaning());
-                        self.transfer(Finding::fails(ConditionType::Transferred, reason, message));
+                    End::Failed { reason } => {
+                        let message = format!("{} The next cycle covers the same ground.", reason.meaning());
+                        self.transfer(Finding::fails(ConditionType::Transferred, *reason, message));
                     }
                 }
                 if let Some(snapshot) = &mut self.source.snapshot {
@@ -279,8 +278,8 @@ impl Report {
                     status.release_failures = Some(status.release_failures.unwrap_or_default().saturating_add(1));
                 }
                 // A lease that ran out while the log store was silent is no other trouble, and its word helps nobody.
-                if !(finer(error) == Reason::LeaseLost && self.store_is_waited_for()) {
-                    self.trouble(finer(error), &error.to_string());
+                if !(error.reason() == Reason::LeaseLost && self.store_is_waited_for()) {
+                    self.trouble(error.reason(), &error.to_string());
                 }
             }
         }
@@ -289,7 +288,7 @@ impl Report {
     /// Its state is gone: it was applied, or can never be, and its snapshot went before.
     pub fn over(&mut self, now: Timestamp) {
         if self.transferred.status != Status::True {
-            self.ended(&Ok(End::Failed { reason: Reason::BlobMissing.as_str().to_owned() }), now);
+            self.ended(&Ok(End::Failed { reason: Reason::BlobMissing }), now);
         }
         self.release(Finding::holds(ConditionType::SourceReleased, Reason::AsExpected, RELEASED));
     }
@@ -413,19 +412,6 @@ fn waits_for_store(finding: &Finding) -> bool {
 fn done(disk: &SourceDisk) -> i64 {
     let looked = if disk.mode == Some(DiskMode::Full) { disk.read_bytes.max(disk.in_place_bytes) } else { disk.read_bytes };
     if disk.done { disk.changed_bytes } else { looked.min(disk.changed_bytes) }
-}
-
-/// The reason of an error: vCenter's own word where its message begins with one.
-fn finer(error: &GatewayError) -> Reason {
-    let coarse = reason(error.reason());
-    match error {
-        GatewayError::Snapshot(_) | GatewayError::Source { .. } => {
-            let text = error.to_string();
-            let words = text.split(": ").map(reason);
-            words.into_iter().find(|found| !matches!(found, Reason::SourceUnreachable)).unwrap_or(coarse)
-        }
-        GatewayError::Log(_) | GatewayError::SourceGrown { .. } | GatewayError::DiskGone(_) => coarse,
-    }
 }
 
 fn mode(mode: Mode) -> DiskMode {

@@ -100,14 +100,14 @@ fn what_keeps_a_snapshot_is_told_by_the_condition_that_it_keeps() {
     is(&report, ("True", "AsExpected"), ("False", "SourceUnreachable"));
     report.take(&ReportEvent::Releasing { reference: "snapshot-1".into() }, at(5));
     is(&report, ("True", "AsExpected"), ("Unknown", "RemovingSnapshot"));
-    report.take(&ReportEvent::Waiting { reason: Reason::SourceUnreachable, message: "DisksLocked: a proxy has it".into() }, at(6));
+    report.take(&ReportEvent::Waiting { reason: Reason::SourceUnreachable, message: "a proxy has it".into() }, at(6));
     is(&report, ("True", "AsExpected"), ("False", "SourceUnreachable"));
     let (_, conditions) = report.status(&[], None, at(7));
     assert!(
         conditions[1].message.contains("hawser-7-snapshot-1 (snapshot-1)") && conditions[1].message.contains("a proxy"),
         "{conditions:?}"
     );
-    report.ended(&Err(crate::snapshot::SnapshotError::Unreachable("SourceBusy: x".into()).into()), at(8));
+    report.ended(&Err(crate::snapshot::SnapshotError::unreachable("x").into()), at(8));
     let (source, _) = report.status(&[], None, at(8));
     assert_eq!(source.snapshot.and_then(|snapshot| snapshot.release_failures), Some(1));
 }
@@ -135,7 +135,7 @@ fn a_task_that_gets_on_clears_the_failures_before_it() {
 /// Each step may last long after an outage that it began in.
 #[test]
 fn a_log_store_that_answers_again_is_not_what_is_waited_for() {
-    let outage = || ReportEvent::Event(Event::Waiting { reason: "LogStoreUnreachable", message: "no route".into() });
+    let outage = || ReportEvent::Event(Event::Waiting { reason: Reason::LogStoreUnreachable, message: "no route".into() });
     let answered = ReportEvent::Event(Event::Answered);
     let mut report = Report::begin("gateway-0", None, at(0));
     let mut meets_one = |step: Option<ReportEvent>, cut: [(&str, &str); 2], after: [(&str, &str); 2]| {
@@ -170,14 +170,15 @@ fn a_log_store_that_answers_again_is_not_what_is_waited_for() {
 #[test]
 fn an_error_decides_nothing_and_a_failure_does() {
     let mut report = Report::begin("gateway-0", None, at(1));
-    let refused = crate::snapshot::SnapshotError::Refused("PrivilegeMissing: CreateSnapshot_Task: no".into());
+    let message = "CreateSnapshot_Task: no".to_owned();
+    let refused = crate::snapshot::SnapshotError::Refused { reason: Reason::PrivilegesMissing, message };
     report.ended(&Err(refused.into()), at(2));
     is(&report, ("Unknown", "PrivilegesMissing"), ("Unknown", "Pending"));
-    report.ended(&Ok(End::Failed { reason: "SnapshotLost".into() }), at(3));
+    report.ended(&Ok(End::Failed { reason: Reason::SnapshotLost }), at(3));
     is(&report, ("False", "SnapshotLost"), ("True", "AsExpected"));
     assert_eq!(phase(&report), CyclePhase::Failed);
     let mut report = Report::begin("gateway-0", None, at(1));
-    report.ended(&Ok(End::Failed { reason: "Cancelled".into() }), at(3));
+    report.ended(&Ok(End::Failed { reason: Reason::Cancelled }), at(3));
     assert_eq!(phase(&report), CyclePhase::Cancelled);
 }
 

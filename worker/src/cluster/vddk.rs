@@ -22,6 +22,7 @@ use std::{
 use async_trait::async_trait;
 use blocklog::{clock::Clock, constant::constant};
 use extents::ExtentSet;
+use reasons::Reason;
 use rustix::process::{Pid, Signal, kill_process};
 use source::{
     DiskSource, SourceError,
@@ -81,17 +82,6 @@ pub struct DiskAt {
     pub file: String,
 }
 
-/// Why a disk does not open.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// The host has no session to spare, or somebody holds the disk. It is worth waiting.
-    #[error("{0}")]
-    Busy(String),
-    /// Anything else.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-}
-
 /// A disk that is open. Its session begins to end when it is dropped.
 pub struct VddkSource {
     // Dropped in this order: first goodbye, then the end.
@@ -124,13 +114,13 @@ impl VddkSource {
     /// Opens a disk: returns when VMware's library has.
     ///
     /// # Errors
-    /// [`OpenError`]. No text of it holds the password.
-    pub async fn open(settings: &Settings, at: &DiskAt, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+    /// [`SourceError`]. No text of it holds the password.
+    pub async fn open(settings: &Settings, at: &DiskAt, clock: Arc<dyn Clock>) -> Result<Self, SourceError> {
         let process = Nbdkit::start(&settings.nbdkit, &plugin(settings, at), &settings.libdir.join("lib64"), &at.password, clock)?;
         Self::over(process).await
     }
 
-    async fn over(process: Nbdkit) -> Result<Self, OpenError> {
+    async fn over(process: Nbdkit) -> Result<Self, SourceError> {
         match process.connect().await {
             Ok(nbd) => Ok(Self { nbd, session: Session(Arc::new(process)) }),
             Err(error) => {
@@ -155,12 +145,9 @@ impl DiskSource for VddkSource {
 
     async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SourceError> {
         // nbdkit's client learns of an error and its number; VMware's words stand in nbdkit's log.
-        self.nbd.read(offset, length).await.map_err(|error| match (error, self.session.0.last_error()) {
-            (SourceError::Read { offset, length, message }, Some(said)) => {
-                SourceError::Read { offset, length, message: format!("{message}: {said}") }
-            }
-            (SourceError::Unreachable(message), Some(said)) => SourceError::Unreachable(format!("{message}: {said}")),
-            (error, _) => error,
+        self.nbd.read(offset, length).await.map_err(|error| match self.session.0.last_error() {
+            Some(said) => explained(error, &said),
+            None => error,
         })
     }
 
@@ -240,7 +227,7 @@ impl Nbdkit {
     /// Starts it with a socket in a folder of its own. To be called on a thread that stays: the child gets its signal when the thread that
     /// started it ends (PR_SET_PDEATHSIG), not the process. The runtime's workers do; its blocking threads do not.
     fn start(program: &Path, plugin: &[OsString], library: &Path, password: &Secret, clock: Arc<dyn Clock>) -> Result<Self, SourceError> {
-        let failed = |what: &str, error: std::io::Error| SourceError::Unreachable(format!("{what}: {error}"));
+        let failed = |what: &str, error: std::io::Error| SourceError::unreachable(format!("{what}: {error}"));
         let private = std::fs::Permissions::from_mode(0o700);
         let folder = tempfile::Builder::new().prefix("nbdkit-").permissions(private).tempdir();
         let folder = folder.map_err(|error| failed("no folder for nbdkit's socket", error))?;
@@ -282,7 +269,7 @@ impl Nbdkit {
     }
 
     /// Waits until it listens, and opens its export.
-    async fn connect(&self) -> Result<NbdSource, OpenError> {
+    async fn connect(&self) -> Result<NbdSource, SourceError> {
         let socket = self.folder.join("s");
         let until = self.clock.monotonic() + START;
         let stream = loop {
@@ -324,7 +311,7 @@ impl Nbdkit {
         ended
     }
 
-    fn why(&self, otherwise: &str) -> OpenError {
+    fn why(&self, otherwise: &str) -> SourceError {
         understand(&self.log.lines(), otherwise)
     }
 
@@ -371,39 +358,61 @@ fn last_error(lines: &[String]) -> Option<String> {
     lines.iter().rev().find_map(|line| line.split_once("error: ").map(|(_, said)| constant(said))).filter(|said| !said.is_empty())
 }
 
+/// What a host says whose NFC service has no memory for the reads that it is asked for (nbdkit-vddk-plugin(1), "out of memory errors").
+const STARVED: [&str; 3] = ["Failed to allocate", "Memory allocation failed", "NFC error 5"];
+
+/// A failed read, by what the log says of it.
+fn explained(error: SourceError, said: &str) -> SourceError {
+    match error {
+        SourceError::Read { offset, length, message } => {
+            let message = format!("{message}: {said}");
+            if STARVED.iter().any(|words| said.contains(words)) {
+                SourceError::Exhausted { offset, length, message }
+            } else {
+                SourceError::Read { offset, length, message }
+            }
+        }
+        SourceError::Unreachable { reason, message } => SourceError::Unreachable { reason, message: format!("{message}: {said}") },
+        error => error,
+    }
+}
+
 /// What a log says about a disk that does not open. The texts are VDDK's: its error codes' in nbdkit's line, the reasons in its own log.
-fn understand(lines: &[String], otherwise: &str) -> OpenError {
+fn understand(lines: &[String], otherwise: &str) -> SourceError {
     let said = last_error(lines).unwrap_or_else(|| otherwise.to_owned());
     let has = |words: &[&str]| lines.iter().any(|line| words.iter().any(|word| line.contains(word)));
-    let refused = |reason: &str, remedy: &str| SourceError::Refused(format!("{reason}: {said}. {remedy}")).into();
+    let refused = |reason, remedy: &str| SourceError::Refused { reason, message: format!("{said}. {remedy}") };
     if has(&["Failed to verify SSL certificate", "SSL_VerifyCert", "thumbprint mismatch"]) {
-        return refused("CertificateUntrusted", "VDDK saw another certificate than the client of the API: is something between them?");
+        return refused(
+            Reason::UntrustedCertificate,
+            "VDDK saw another certificate than the client of the API: is something between them?",
+        );
     }
     if has(&["incorrect user name or password", "InvalidLogin"]) {
-        return refused("LoginRefused", "Correct the user or the password in the Secret");
+        return refused(Reason::WrongCredentials, "Correct the user or the password in the Secret");
     }
     if has(&["Insufficient permissions", "You do not have access rights to this file", "NoPermission"]) {
         return refused(
-            "PrivilegeMissing",
+            Reason::PrivilegesMissing,
             "Give the vCenter user the privilege VirtualMachine.Provisioning.GetVmFiles and DiskRandomRead on this VM",
         );
     }
     if has(&["not licensed for this feature"]) {
-        return refused("LicenseMissing", "The host's licence has no storage APIs: a free ESXi can't be replicated");
+        return refused(Reason::SourceRefused, "The host's licence has no storage APIs: a free ESXi can't be replicated");
     }
     if has(&["cannot open shared object", "libvixDiskLib", "vddk: cannot", "could not be found", "cannot open plugin", "not found"])
         && !has(&["VixDiskLib_"])
     {
-        return refused("DiskLibraryMissing", "Mount VMware's VDDK, whose lib64 holds libvixDiskLib.so, where the appliance says");
+        return refused(Reason::DiskLibraryMissing, "Mount VMware's VDDK, whose lib64 holds libvixDiskLib.so, where the appliance says");
     }
     // 14009: the host's NFC service has no session, or no memory, for another disk.
     if has(&["The server refused connection", "Failed to allocate", "limit of open files"]) {
-        return OpenError::Busy(format!("HostSessionsUsed: {said}. Others read as many disks of this host as it serves; it is waited for"));
+        return SourceError::Busy(format!("{said}. Others read as many disks of this host as it serves; it is waited for"));
     }
     if has(&["The file is already in use"]) {
-        return OpenError::Busy(format!("DisksLocked: {said}. Something holds the disk open; it is waited for"));
+        return SourceError::Busy(format!("{said}. Something holds the disk open; it is waited for"));
     }
-    SourceError::Unreachable(said).into()
+    SourceError::unreachable(said)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ fn start(program: &Path, plugin: &[&str]) -> Nbdkit {
     Nbdkit::start(program, &plugin, Path::new("/nonexistent/lib64"), &password(), clock()).unwrap()
 }
 
-async fn open(program: &Path, plugin: &[&str]) -> Result<VddkSource, OpenError> {
+async fn open(program: &Path, plugin: &[&str]) -> Result<VddkSource, SourceError> {
     VddkSource::over(start(program, plugin)).await
 }
 
@@ -81,7 +81,7 @@ async fn close_returns_when_it_has_ended_and_reads_fail_from_then_on() {
     let (pid, folder) = (source.session.0.pid.unwrap(), source.session.0.folder.clone());
     source.session().end().await;
     assert!(!alive(pid) && !folder.exists());
-    assert!(matches!(source.read(0, 512).await, Err(SourceError::Unreachable(_))));
+    assert!(matches!(source.read(0, 512).await, Err(SourceError::Unreachable { .. })));
     source.session().end().await;
 }
 
@@ -121,9 +121,9 @@ async fn a_server_that_does_not_end_is_killed() {
 async fn a_server_that_dies_is_told_by_its_last_words() {
     let folder = tempfile::tempdir().unwrap();
     let program = script(folder.path(), "echo 'nbdkit: debug: hello' >&2; echo 'nbdkit: error: vddk: no such thing' >&2; exit 1");
-    assert_eq!(open(&program, &["vddk"]).await.err(), Some(SourceError::Unreachable("vddk: no such thing".into()).into()));
+    assert_eq!(open(&program, &["vddk"]).await.err(), Some(SourceError::unreachable("vddk: no such thing")));
     let error = open(Path::new("/nonexistent/nbdkit"), &["vddk"]).await.err().unwrap();
-    assert!(matches!(&error, OpenError::Source(SourceError::Refused(why)) if why.contains("DiskLibraryMissing")), "{error:?}");
+    assert!(matches!(&error, SourceError::Refused { reason: Reason::DiskLibraryMissing, .. }), "{error:?}");
 }
 
 /// Each try is a login at vCenter.
@@ -140,7 +140,7 @@ async fn a_refused_disk_is_asked_for_once_however_late_the_answer() {
     let open_script = format!("open=echo once >>{}; cat {} >&2; exit 1", count.display(), words.display());
     let error = open(&program, &["eval", "get_size=echo 1M", "pread=exit 1", &open_script]).await.err().unwrap();
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "once\n", "{error}");
-    assert!(matches!(&error, OpenError::Source(SourceError::Refused(why)) if why.starts_with("LoginRefused")), "{error:?}");
+    assert!(matches!(&error, SourceError::Refused { reason: Reason::WrongCredentials, .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_server_that_dies_under_a_reader_is_told() {
     let source = open(&nbdkit(), &["memory", "1M"]).await.unwrap();
     kill_process(source.session.0.pid.unwrap(), Signal::KILL).unwrap();
     let error = source.read(0, 512).await.unwrap_err();
-    assert!(matches!(error, SourceError::Unreachable(_)), "{error:?}");
+    assert!(matches!(error, SourceError::Unreachable { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -165,23 +165,29 @@ async fn a_read_error_carries_the_words_of_the_log() {
 fn what_vmwares_words_mean() {
     let log = |lines: &[&str]| understand(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>(), "it ended");
     let open = |text: &str| format!("nbdkit: vddk[1]: error: VixDiskLib_Open: [ds] web/web.vmdk: {text}");
-    let refused = |error: OpenError, reason: &str| {
-        assert!(matches!(&error, OpenError::Source(SourceError::Refused(why)) if why.starts_with(reason)), "{reason}: {error:?}");
+    let refused = |error: SourceError, reason: Reason| {
+        assert!(matches!(&error, SourceError::Refused { reason: found, .. } if *found == reason), "{reason}: {error:?}");
     };
-    refused(log(&["VixDiskLibVim: Failed to verify SSL certificate: actual thumbprint=A", &open("Unknown error")]), "CertificateUntrusted");
+    refused(
+        log(&["VixDiskLibVim: Failed to verify SSL certificate: actual thumbprint=A", &open("Unknown error")]),
+        Reason::UntrustedCertificate,
+    );
     refused(
         log(&[
             "VixDiskLibVim: Login failure: incorrect user name or password",
             &open("Insufficient permissions in the host operating system"),
         ]),
-        "LoginRefused",
+        Reason::WrongCredentials,
     );
-    refused(log(&[&open("Insufficient permissions in the host operating system")]), "PrivilegeMissing");
-    refused(log(&[&open("You do not have access rights to this file")]), "PrivilegeMissing");
-    refused(log(&[&open("The host is not licensed for this feature")]), "LicenseMissing");
-    refused(log(&["nbdkit: error: libvixDiskLib.so.8: cannot open shared object file: No such file or directory"]), "DiskLibraryMissing");
+    refused(log(&[&open("Insufficient permissions in the host operating system")]), Reason::PrivilegesMissing);
+    refused(log(&[&open("You do not have access rights to this file")]), Reason::PrivilegesMissing);
+    refused(log(&[&open("The host is not licensed for this feature")]), Reason::SourceRefused);
+    refused(
+        log(&["nbdkit: error: libvixDiskLib.so.8: cannot open shared object file: No such file or directory"]),
+        Reason::DiskLibraryMissing,
+    );
     for text in ["The server refused connection", "The file is already in use"] {
-        assert!(matches!(log(&[&open(text)]), OpenError::Busy(why) if why.contains(text)), "{text}");
+        assert!(matches!(log(&[&open(text)]), SourceError::Busy(why) if why.contains(text)), "{text}");
     }
     for text in [
         "The snapshot does not exist",
@@ -191,9 +197,24 @@ fn what_vmwares_words_mean() {
         "Cannot connect to the host",
     ] {
         let error = log(&[&open(text)]);
-        assert!(matches!(&error, OpenError::Source(SourceError::Unreachable(why)) if why.contains(text)), "{error:?}");
+        assert!(matches!(&error, SourceError::Unreachable { message: why, .. } if why.contains(text)), "{error:?}");
     }
-    assert_eq!(log(&["nbdkit: debug: hello"]), SourceError::Unreachable("it ended".into()).into());
+    assert_eq!(log(&["nbdkit: debug: hello"]), SourceError::unreachable("it ended"));
+}
+
+#[test]
+fn a_read_that_the_host_has_no_memory_for_is_told_apart() {
+    let failed = || SourceError::Read { offset: 512, length: 1024, message: "Input/output error".into() };
+    for said in [
+        "VixDiskLib_Read: Memory allocation failed. Out of memory",
+        "received NFC error 5 from server: Failed to allocate the requested bytes",
+    ] {
+        let expected = SourceError::Exhausted { offset: 512, length: 1024, message: format!("Input/output error: {said}") };
+        assert_eq!(explained(failed(), said), expected);
+    }
+    assert!(matches!(explained(failed(), "the connection was lost"), SourceError::Read { message, .. } if message.ends_with("was lost")));
+    // What broke off was broken off, whatever else the log has said before.
+    assert!(matches!(explained(SourceError::unreachable("broken"), "NFC error 5"), SourceError::Unreachable { .. }));
 }
 
 #[test]

@@ -26,6 +26,7 @@ use blocklog::{
     store::{LeaseId, StoreError},
 };
 use extents::ExtentSet;
+use reasons::Reason;
 use source::SourceError;
 
 use self::{
@@ -57,8 +58,8 @@ pub enum End {
         /// The digest of its blob.
         manifest: Digest,
     },
-    /// There will be no manifest, by this reason word. The next cycle covers the same ground.
-    Failed { reason: String },
+    /// There will be no manifest, for this reason. The next cycle covers the same ground.
+    Failed { reason: Reason },
 }
 
 /// Why a gateway stopped before the end. A successor goes on.
@@ -85,19 +86,15 @@ pub enum GatewayError {
 }
 
 impl GatewayError {
-    /// The reason word, from a closed set.
+    /// The reason.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Log(error) => error.reason(),
-            Self::Snapshot(SnapshotError::Unreachable(_)) => "SourceUnreachable",
-            Self::Snapshot(SnapshotError::Refused(_)) => "SourceRefused",
-            Self::Snapshot(SnapshotError::Gone(_)) => "VmNotFound",
-            Self::Source { error: SourceError::TooShort { .. }, .. } => "SourceTooShort",
-            Self::Source { error: SourceError::Refused(_), .. } => "SourceRefused",
-            Self::Source { .. } => "SourceUnreachable",
-            Self::SourceGrown { .. } => "SourceGrown",
-            Self::DiskGone(_) => "DisksChanged",
+            Self::Snapshot(error) => error.reason(),
+            Self::Source { error, .. } => error.reason(),
+            Self::SourceGrown { .. } => Reason::SourceGrown,
+            Self::DiskGone(_) => Reason::DisksChanged,
         }
     }
 
@@ -136,18 +133,18 @@ pub async fn run(env: &Env, control: &dyn SnapshotControl, job: &Job) -> Result<
 
 /// Why a cycle is ended before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why<'a> {
+pub enum Why {
     /// Nobody wants it any more.
-    NotWanted(&'a str),
+    NotWanted(Reason),
     /// Only its snapshot has to go: what was read by now is worth as much as if somebody had removed the snapshot.
-    SnapshotHasToGo(&'a str),
+    SnapshotHasToGo(Reason),
 }
 
 /// Ends a cycle before its time: its snapshot goes. One that has its manifest already is sent, whatever is asked.
 ///
 /// # Errors
 /// [`GatewayError`]; nothing is lost by it.
-pub async fn cancel(env: &Env, control: &dyn SnapshotControl, job: &Job, why: Why<'_>) -> Result<End, GatewayError> {
+pub async fn cancel(env: &Env, control: &dyn SnapshotControl, job: &Job, why: Why) -> Result<End, GatewayError> {
     let name = names::state(job.of);
     let lease = LeaseId(env.entropy.uuid());
     let mut held = Held::<State>::acquire(env.store.clone(), env.keys.clone(), env.clock.clone(), &name, lease).await?;
@@ -156,13 +153,13 @@ pub async fn cancel(env: &Env, control: &dyn SnapshotControl, job: &Job, why: Wh
     end
 }
 
-async fn cut(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>, why: Why<'_>) -> Result<End, GatewayError> {
+async fn cut(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Held<State>, why: Why) -> Result<End, GatewayError> {
     let end = match (ended(env, job, held).await?, why) {
         (Some(end), _) => end,
-        (None, Why::NotWanted(reason)) => End::Failed { reason: reason.to_owned() },
+        (None, Why::NotWanted(reason)) => End::Failed { reason },
         (None, Why::SnapshotHasToGo(reason)) => match so_far(env, control, job, held).await? {
             Some(manifest) => sent(env, held, &manifest).await?,
-            None => End::Failed { reason: reason.to_owned() },
+            None => End::Failed { reason },
         },
     };
     finish(env, control, held, end).await
@@ -205,7 +202,7 @@ async fn act(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut Hel
         // No successor would come further, and the snapshot must not stand for ever. A log that is complete stays so: it only has to be released.
         Err(error) if error.is_for_good() && held.value().phase != Phase::Sent => {
             env.progress.note(Event::Waiting { reason: error.reason(), message: error.to_string() });
-            finish(env, control, held, End::Failed { reason: error.reason().to_owned() }).await?;
+            finish(env, control, held, End::Failed { reason: error.reason() }).await?;
             Err(error)
         }
         result => result,
@@ -218,12 +215,12 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
     }
     let ledger = match basis(env, job, held.value()).await? {
         Ok(ledger) => ledger,
-        Err(reason) => return finish(env, control, held, End::Failed { reason: reason.to_owned() }).await,
+        Err(reason) => return finish(env, control, held, End::Failed { reason }).await,
     };
     // It was sent, and somebody has deleted its manifest. What it read is of a snapshot that is gone: under a new one it would move the baseline
     // past changes that nobody has sent.
     if held.value().phase == Phase::Sent {
-        return finish(env, control, held, End::Failed { reason: "ManifestMissing".to_owned() }).await;
+        return finish(env, control, held, End::Failed { reason: Reason::ManifestMissing }).await;
     }
     let (epoch, key) = claim(env, held).await?;
     let snapshot = snapshot(env, control, held).await?;
@@ -232,7 +229,7 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
     let mut areas = Areas::new();
     if held.value().disks.is_empty() {
         if !stands {
-            return finish(env, control, held, End::Failed { reason: "SnapshotLost".to_owned() }).await;
+            return finish(env, control, held, End::Failed { reason: Reason::SnapshotLost }).await;
         }
         // What takes no part in the snapshot would be read as it is written, or not at all.
         if let Some(disk) = ledger.seeds.keys().find(|disk| !snapshot.change_ids.contains_key(disk)) {
@@ -250,7 +247,7 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
     };
     let end = match manifest(held.value(), &ledger, &snapshot, kept, reading == Reading::SnapshotLost) {
         Some(manifest) => sent(env, held, &manifest).await?,
-        None => End::Failed { reason: "SnapshotLost".to_owned() },
+        None => End::Failed { reason: Reason::SnapshotLost },
     };
     finish(env, control, held, end).await
 }
@@ -258,14 +255,14 @@ async fn go_on(env: &Env, control: &dyn SnapshotControl, job: &Job, held: &mut H
 /// How the cycle has ended, where it has: in `state`, or by a manifest whose writer died before it could note it there.
 async fn ended(env: &Env, job: &Job, held: &Held<State>) -> Result<Option<End>, GatewayError> {
     if let Phase::Failed(reason) = &held.value().phase {
-        return Ok(Some(End::Failed { reason: reason.clone() }));
+        return Ok(Some(End::Failed { reason: *reason }));
     }
     let found = document::read::<Manifest>(env.store.as_ref(), &env.keys, &names::manifest(job.of)).await?;
     Ok(found.map(|(_, manifest)| End::Sent { manifest }))
 }
 
-/// The ledger that the cycle is computed from, if the cycle can still be applied; else the reason word.
-async fn basis(env: &Env, job: &Job, state: &State) -> Result<Result<Ledger, &'static str>, GatewayError> {
+/// The ledger that the cycle is computed from, if the cycle can still be applied; else the reason.
+async fn basis(env: &Env, job: &Job, state: &State) -> Result<Result<Ledger, Reason>, GatewayError> {
     let name = names::ledger(job.of.vm);
     Ok(match document::read::<Ledger>(env.store.as_ref(), &env.keys, &name).await? {
         Some((ledger, _)) => ledger.supports(&job.owner, job.of, state.basis).map(|()| ledger).map_err(|refusal| refusal.reason()),
@@ -416,7 +413,7 @@ async fn finish(env: &Env, control: &dyn SnapshotControl, held: &mut Held<State>
     let mut next = held.value().clone();
     next.phase = match &end {
         End::Sent { .. } => Phase::Sent,
-        End::Failed { reason } => Phase::Failed(reason.clone()),
+        End::Failed { reason } => Phase::Failed(*reason),
     };
     held.write(next.clone()).await?;
     // Whatever the note says: a call to take one may have been carried out long after its caller gave up.

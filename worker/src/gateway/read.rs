@@ -51,13 +51,6 @@ struct Reader<'a> {
     width: AtomicUsize,
 }
 
-/// What a host says whose NFC service has no memory for the reads that it is asked for (nbdkit-vddk-plugin(1), "out of memory errors").
-const STARVED: [&str; 3] = ["Failed to allocate", "Memory allocation failed", "NFC error 5"];
-
-fn starved(error: &SourceError) -> bool {
-    matches!(error, SourceError::Read { message, .. } if STARVED.iter().any(|words| message.contains(words)))
-}
-
 impl<'a> Reader<'a> {
     async fn open(env: &'a Env, control: &'a dyn SnapshotControl, snapshot: &'a Snapshot, place: Place) -> Result<Self, GatewayError> {
         let disk = place.disk;
@@ -92,8 +85,7 @@ impl<'a> Reader<'a> {
                 // The semaphore is never closed.
                 let place = self.in_flight.acquire().await;
                 let result = source.read(range.start, (range.end - range.start) as u32).await;
-                if let (Err(error), Ok(place)) = (&result, place)
-                    && starved(error)
+                if let (Err(SourceError::Exhausted { .. }), Ok(place)) = (&result, place)
                     && self.narrow()
                 {
                     place.forget();
@@ -105,17 +97,17 @@ impl<'a> Reader<'a> {
                 Err(error) => error,
             };
             tried += 1;
-            let hopeless = matches!(error, SourceError::TooShort { .. } | SourceError::Refused(_));
+            let hopeless = matches!(error, SourceError::TooShort { .. } | SourceError::Refused { .. });
             // Where the snapshot is gone, no number of tries helps, and the caller will look for the reason. Where that can't be told, it may
             // be for the same reason that the read failed.
-            let gone = !hopeless && matches!(self.control.stands(self.snapshot).await, Ok(false) | Err(SnapshotError::Refused(_)));
+            let gone = !hopeless && matches!(self.control.stands(self.snapshot).await, Ok(false) | Err(SnapshotError::Refused { .. }));
             if hopeless || gone || tried >= TRIES {
                 return Err(GatewayError::Source { disk: self.disk, error });
             }
-            self.env.progress.note(Event::Waiting { reason: "SourceUnreachable", message: error.to_string() });
+            self.env.progress.note(Event::Waiting { reason: error.reason(), message: error.to_string() });
             self.env.clock.sleep(pause(tried)).await;
             // A host without memory has answered: its session is sound, and a new one would cost it more.
-            if !starved(&error) {
+            if !matches!(error, SourceError::Exhausted { .. }) {
                 self.reopen(generation).await;
             }
         }

@@ -62,7 +62,7 @@ impl DiskSource for Opened {
     async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SourceError> {
         let less = |left: u32| left.checked_sub(1);
         if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_err() {
-            return Err(SourceError::Unreachable("the host has restarted".into()));
+            return Err(SourceError::unreachable("the host has restarted"));
         }
         let at_once = self.host.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.host.most.fetch_max(at_once, Ordering::SeqCst);
@@ -72,8 +72,7 @@ impl DiskSource for Opened {
         self.host.at_once.fetch_sub(1, Ordering::SeqCst);
         if at_once > self.host.memory {
             self.host.starved.fetch_add(1, Ordering::SeqCst);
-            let said = "received NFC error 5 from server: Failed to allocate the requested 1048600 bytes";
-            return Err(SourceError::Read { offset, length, message: format!("Input/output error: {said}") });
+            return Err(SourceError::Exhausted { offset, length, message: "no memory".into() });
         }
         self.host.read.lock().unwrap().push(offset / BLOCK);
         Ok(vec![7; length as usize])
@@ -185,7 +184,7 @@ async fn a_disk_whose_snapshot_is_gone_is_not_opened_anew() {
     let (env, host) = (env(), Host::new(u32::MAX, 5));
     host.stands.store(false, Ordering::SeqCst);
     let error = transferred(&env, &host).await.unwrap_err();
-    assert!(matches!(error, GatewayError::Source { error: SourceError::Unreachable(_), .. }), "{error}");
+    assert!(matches!(error, GatewayError::Source { error: SourceError::Unreachable { .. }, .. }), "{error}");
     assert_eq!(host.opened.load(Ordering::SeqCst), 1);
 }
 

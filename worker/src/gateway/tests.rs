@@ -15,6 +15,7 @@ use blocklog::{
     test_support::ManualClock,
 };
 use extents::SECTOR;
+use reasons::Reason;
 use source::DiskSource;
 use uuid::Uuid;
 
@@ -79,7 +80,7 @@ impl SnapshotControl for Vm {
 
     async fn open(&self, _: &Snapshot, _: DiskKey) -> Result<Arc<dyn DiskSource>, SourceError> {
         match self.silent.load(Ordering::SeqCst) {
-            true => Err(SourceError::Unreachable("no answer".into())),
+            true => Err(SourceError::Unreachable { reason: Reason::SourceUnreachable, message: "no answer".into() }),
             false => Ok(Arc::new(Disk)),
         }
     }

@@ -20,6 +20,7 @@ use blocklog::{
     ids::{ChangeId, Cycle, CycleId, DiskKey, VmId},
 };
 use extents::ExtentSet;
+use reasons::Reason;
 use source::{DiskSource, SourceError};
 
 use super::{
@@ -106,7 +107,7 @@ impl Images {
     }
 
     fn image(&self, disk: DiskKey) -> Result<&Image, SnapshotError> {
-        self.disks.get(&disk).ok_or_else(|| SnapshotError::Refused(format!("the cycle's file names no disk {disk}")))
+        self.disks.get(&disk).ok_or_else(|| SnapshotError::refused(format!("the cycle's file names no disk {disk}")))
     }
 
     /// The reference of a snapshot of the images as they are now; none where one is gone.
@@ -152,7 +153,7 @@ fn cycle_of(reference: &str) -> Option<Cycle> {
 async fn stat(path: PathBuf) -> Result<Option<String>, SnapshotError> {
     let shown = path.display().to_string();
     let found = tokio::task::spawn_blocking(move || std::fs::metadata(&path)).await;
-    let found = found.map_err(|error| SnapshotError::Unreachable(error.to_string()))?;
+    let found = found.map_err(|error| SnapshotError::unreachable(error.to_string()))?;
     match found {
         Ok(meta) => {
             // The time of the inode's change as well: a tool can set the other one back.
@@ -169,7 +170,7 @@ async fn stat(path: PathBuf) -> Result<Option<String>, SnapshotError> {
             Ok(Some(identity))
         }
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(SnapshotError::Unreachable(format!("{shown}: {error}"))),
+        Err(error) => Err(SnapshotError::unreachable(format!("{shown}: {error}"))),
     }
 }
 
@@ -208,7 +209,7 @@ impl Image {
         let (one, other) = futures::try_join!(open::source(&self.source), source::raw::RawFile::open(path))?;
         if one.size() != other.size() {
             let why = format!("{} has {} bytes, the source {}", path.display(), other.size(), one.size());
-            return Err(SourceError::Refused(why));
+            return Err(SourceError::refused(why));
         }
         compare::differing(one.as_ref(), &other).await
     }
@@ -243,7 +244,7 @@ impl SnapshotControl for Images {
     async fn take(&self, of: CycleId) -> Result<Snapshot, SnapshotError> {
         // Before the images are looked at: they are what they were at this time, or later.
         let taken = self.clock.now();
-        let gone = || SnapshotError::Refused("an image that the cycle's file names is gone".to_owned());
+        let gone = || SnapshotError::refused("an image that the cycle's file names is gone".to_owned());
         let reference = self.reference(of.cycle).await?.ok_or_else(gone)?;
         let change_id = ChangeId(self.id.clone().unwrap_or_else(|| format!("local/{}", of.cycle)));
         let change_ids = self.disks.keys().map(|disk| (*disk, Some(change_id.clone()))).collect();
@@ -263,22 +264,22 @@ impl SnapshotControl for Images {
 
     async fn changed(&self, _: &Snapshot, disk: DiskKey, since: &ChangeId) -> Result<Changes, SnapshotError> {
         let image = self.image(disk)?;
-        let Some(changed) = &image.changed else { return Ok(Changes::Unknown("NoChangeList")) };
+        let Some(changed) = &image.changed else { return Ok(Changes::Unknown(Some(Reason::NoBaseline))) };
         if changed.since != since.0 {
-            return Ok(Changes::Unknown("SinceMismatch"));
+            return Ok(Changes::Unknown(Some(Reason::ChangesUnknown)));
         }
         let areas = image.areas.get_or_try_init(|| image.compared()).await;
-        let areas = areas.map_err(|error| SnapshotError::Unreachable(format!("disk {disk}: {error}")))?;
+        let areas = areas.map_err(|error| SnapshotError::unreachable(format!("disk {disk}: {error}")))?;
         Ok(Changes::Areas(areas.clone()))
     }
 
     async fn open(&self, _: &Snapshot, disk: DiskKey) -> Result<Arc<dyn DiskSource>, SourceError> {
-        let image = self.image(disk).map_err(|error| SourceError::Refused(error.to_string()))?;
+        let image = self.image(disk).map_err(|error| SourceError::refused(error.to_string()))?;
         let source = open::source(&image.source).await?;
         // A file's size is part of what is watched; of an export nobody else looks at it.
         if source.size() != image.size {
             let why = format!("it has {} bytes now, and had {} when the cycle began", source.size(), image.size);
-            return Err(SourceError::Refused(why));
+            return Err(SourceError::refused(why));
         }
         Ok(source)
     }
@@ -352,7 +353,7 @@ mod tests {
         assert_eq!(later.stands(&snapshot).await, Ok(false));
         std::fs::remove_file(fixture.path("a")).unwrap();
         assert_eq!(later.stands(&snapshot).await, Ok(false));
-        assert!(matches!(later.take(of(10)).await, Err(SnapshotError::Refused(_))));
+        assert!(matches!(later.take(of(10)).await, Err(SnapshotError::Refused { .. })));
         later.release(&snapshot).await.unwrap();
         assert!(later.find(of(9).vm).await.unwrap().is_empty());
     }
@@ -386,7 +387,7 @@ mod tests {
         let areas = |ranges: &[std::ops::Range<u64>]| Ok(Changes::Areas(ExtentSet::from_ranges(ranges.iter().cloned())));
         let list = vec![(100, 512), (4096, 512)];
         assert_eq!(changed(&fixture, ChangedBy::Areas(list.clone()), "local/1").await, areas(&[0..2, 8..9]));
-        assert_eq!(changed(&fixture, ChangedBy::Areas(list), "local/0").await, Ok(Changes::Unknown("SinceMismatch")));
+        assert_eq!(changed(&fixture, ChangedBy::Areas(list), "local/0").await, Ok(Changes::Unknown(Some(Reason::ChangesUnknown))));
         for text in ["# changed\n100 512\n\n4096 512 # here\n", " [[100, 512], [4096, 512]]"] {
             std::fs::write(fixture.path("list"), text).unwrap();
             assert_eq!(changed(&fixture, ChangedBy::AreasFile(fixture.path("list")), "local/1").await, areas(&[0..2, 8..9]), "{text}");

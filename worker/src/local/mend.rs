@@ -14,6 +14,7 @@ use blocklog::{
     names,
     store::{LEASE, LeaseId, LogStore, StoreError},
 };
+use reasons::Reason;
 
 use super::{
     Listener, PAUSE,
@@ -41,7 +42,7 @@ pub(super) async fn hold(
         match Held::acquire(store.clone(), keys.clone(), clock.clone(), &name, LeaseId(entropy.uuid())).await {
             Err(LogError::Store(StoreError::Leased(_))) if clock.monotonic() < until => {
                 let message = format!("{name} is leased by another worker, or by one that vanished");
-                listener.note(Event::Waiting { reason: "BlobLeased", message });
+                listener.note(Event::Waiting { reason: Reason::BlobLeased, message });
                 clock.sleep(PAUSE).await;
             }
             held => return Ok(held?),

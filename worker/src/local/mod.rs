@@ -34,6 +34,7 @@ use blocklog::{
     steward::{Due, Steward},
     store::{LEASE, StoreError, When},
 };
+use reasons::Reason;
 use replica::{
     ReplicaDisk, ReplicaError,
     access::{self, Purpose, ReplicaAccess},
@@ -197,7 +198,7 @@ impl Local {
                     self.listener.tell(RunEvent::Cycle { of, resumed });
                     if let Err(reason) = self.send(of).await? {
                         if failed {
-                            return Err(gave_up(&reason));
+                            return Err(gave_up(reason));
                         }
                         failed = true;
                         self.warn(format!("cycle {} can't be finished ({reason}): a new one covers the same ground", of.cycle));
@@ -277,8 +278,8 @@ impl Local {
         }
     }
 
-    /// Runs the gateway. The inner error is the reason word of a cycle that can't be finished.
-    async fn send(&self, of: CycleId) -> Result<Result<(), String>, Failure> {
+    /// Runs the gateway. The inner error is the reason of a cycle that can't be finished.
+    async fn send(&self, of: CycleId) -> Result<Result<(), Reason>, Failure> {
         let job = Job { of, owner: self.file.owner.clone(), full: self.file.full };
         let mut patience = Patience::new(self);
         loop {
@@ -286,7 +287,7 @@ impl Local {
                 Ok(gateway::End::Sent { .. }) => return Ok(Ok(())),
                 Ok(gateway::End::Failed { reason }) => return Ok(Err(reason)),
                 Err(GatewayError::Log(error)) => patience.log(error).await?,
-                Err(GatewayError::Snapshot(error @ SnapshotError::Unreachable(_))) => patience.again(Failure::from(error)).await?,
+                Err(GatewayError::Snapshot(error @ SnapshotError::Unreachable { .. })) => patience.again(Failure::from(error)).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -319,12 +320,12 @@ impl Local {
                 self.withdraw(&name).await;
                 let message = "an image changed before all of it was read: what was read is applied, the replica is no recovery point yet";
                 let remedy = "Leave the images alone while a cycle runs, and run again: it sends the rest.";
-                return Err(Failure::new(Kind::SnapshotLost, message, remedy).because("Partial"));
+                return Err(Failure::new(Kind::SnapshotLost, message, remedy).because(Reason::Partial));
             }
             applier::End::Refused(refusal) => return Err(refused(&refusal)),
             applier::End::NoOrder | applier::End::Cancelled | applier::End::Busy => {
                 let message = format!("the order {name} was taken back while it was carried out");
-                return Err(Failure::new(Kind::Other, message, "Run again: it finishes.").because("OrderCancelled"));
+                return Err(Failure::new(Kind::Other, message, "Run again: it finishes.").because(Reason::Cancelled));
             }
         }
         self.withdraw(&name).await;
@@ -411,10 +412,10 @@ struct Applied {
     seen: Option<String>,
 }
 
-fn gave_up(reason: &str) -> Failure {
+fn gave_up(reason: Reason) -> Failure {
     let message = format!("two cycles in a row can't be finished: {reason}");
     let remedy = "See that nobody writes the images while a cycle runs, and run again.";
-    Failure::new(if reason == "SnapshotLost" { Kind::SnapshotLost } else { Kind::Other }, message, remedy)
+    Failure::new(if reason == Reason::SnapshotLost { Kind::SnapshotLost } else { Kind::Other }, message, remedy)
 }
 
 fn refused(refusal: &Refusal) -> Failure {
@@ -448,7 +449,7 @@ impl<'a> Patience<'a> {
         match &error {
             LogError::Store(StoreError::Leased(name)) if clock.monotonic() < self.until => {
                 let message = format!("{name} is leased by another worker, or by one that vanished");
-                self.local.waiting("BlobLeased", message);
+                self.local.waiting(Reason::BlobLeased, message);
                 clock.sleep(PAUSE).await;
                 Ok(())
             }
@@ -461,7 +462,7 @@ impl<'a> Patience<'a> {
         if self.started >= STARTS {
             return Err(failure);
         }
-        self.local.waiting(failure.reason, failure.message);
+        self.local.waiting(failure.reason.unwrap_or(Reason::SourceUnreachable), failure.message);
         self.local.env.clock.sleep(pause(self.started + 2)).await;
         self.started += 1;
         Ok(())

@@ -15,6 +15,7 @@ use blocklog::{
     names,
     store::{LEASE, StoreError},
 };
+use reasons::Reason;
 use replica::{
     NO_SEED, ReplicaDisk, ReplicaError,
     access::{self, Purpose, ReplicaAccess},
@@ -47,7 +48,7 @@ impl Local {
         if let Some(disk) = ledger.seeds.keys().find(|disk| !self.file.disks.contains_key(disk)) {
             let message = format!("the ledger has disk {disk}, the cycle's file does not name it");
             let remedy = "Name every disk of the replica in the file; a replica with fewer disks is another VM: give it an id of its own.";
-            return Err(Failure::new(Kind::BadFile, message, remedy).because("DiskMissing"));
+            return Err(Failure::new(Kind::BadFile, message, remedy).because(Reason::DiskMissing));
         }
         let ledger = self.seat(ledger).await?;
         for (disk, size) in self.images.sizes() {
@@ -86,7 +87,7 @@ impl Local {
     async fn take_over(&self) -> Result<Ledger, Failure> {
         let name = names::ledger(self.file.vm);
         let message = format!("the other owner's lease is broken; what it has sent may take effect for {} s", LEASE.as_secs());
-        self.waiting("TakeOver", message);
+        self.waiting(Reason::TakingOver, message);
         let env = &self.env;
         Ok(self.steward().take_over(&name, &self.file.owner, env.clock.clone(), env.entropy.as_ref()).await?)
     }
@@ -163,7 +164,7 @@ impl Local {
     /// An error where a seed can't be made because something is there already.
     async fn vacant(&self, disk: DiskKey) -> Result<(), Failure> {
         let refuse = |why: String, remedy: &str| {
-            Err(Failure::new(Kind::ReplicaRefused, format!("disk {disk}: {why}"), remedy).because("ReplicaForeign"))
+            Err(Failure::new(Kind::ReplicaRefused, format!("disk {disk}: {why}"), remedy).because(Reason::SeedReplaced))
         };
         let replica = &self.replicas[&disk];
         let place = whereabouts(&replica.access);
@@ -223,7 +224,7 @@ impl Local {
         access::open(&replica.access, purpose, &replica.auth, self.env.clock.clone()).await
     }
 
-    pub(super) fn waiting(&self, reason: &'static str, message: String) {
+    pub(super) fn waiting(&self, reason: Reason, message: String) {
         self.env.progress.note(Event::Waiting { reason, message });
     }
 }

@@ -35,7 +35,7 @@ async fn a_deleted_manifest_is_not_made_again_from_later_images() {
     fs::write(folder.path().join("a"), vec![2; 4096]).unwrap();
 
     let second = local(folder.path()).await;
-    assert_eq!(second.send(of).await, Ok(Err("ManifestMissing".to_owned())));
+    assert_eq!(second.send(of).await, Ok(Err(Reason::ManifestMissing)));
     assert_eq!(second.env.store.get(&names::manifest(of)).await.unwrap().map(|blob| blob.body), None);
     let outcome = second.run().await.unwrap();
     assert_eq!((outcome.cycle, outcome.finished), (2, Vec::new()));

@@ -9,6 +9,7 @@ mod world;
 
 use blocklog::cycle::Mode;
 use crds::replication_cycle::SnapshotState;
+use reasons::Reason;
 use serde_json::{Value, json};
 use vsphere::LoginState;
 use worker::gateway::{self, End, Why};
@@ -104,15 +105,15 @@ async fn a_cancelled_cycle_leaves_no_snapshot_and_no_manifest() {
     let of = world.cycle().await;
     let gateway = world.gateway(of, world.client("sandbox"));
     killed_in_transfer(&world, &gateway).await;
-    let end = gateway::cancel(&gateway.env, gateway.control.as_ref(), &gateway.job, Why::NotWanted("Cancelled")).await;
-    assert_eq!(end, Ok(End::Failed { reason: "Cancelled".into() }));
+    let end = gateway::cancel(&gateway.env, gateway.control.as_ref(), &gateway.job, Why::NotWanted(Reason::Cancelled)).await;
+    assert_eq!(end, Ok(End::Failed { reason: Reason::Cancelled }));
     assert_eq!(world.snapshots().await, Vec::<String>::new());
     // The next one covers the same ground.
     let next = world.gateway(world.cycle().await, world.client("sandbox"));
     assert!(next.job.of.cycle > of.cycle);
     sent(&next).await;
     // One that is sent stays sent, whatever is asked.
-    let end = gateway::cancel(&next.env, next.control.as_ref(), &next.job, Why::NotWanted("Cancelled")).await;
+    let end = gateway::cancel(&next.env, next.control.as_ref(), &next.job, Why::NotWanted(Reason::Cancelled)).await;
     assert!(matches!(end, Ok(End::Sent { .. })), "{end:?}");
     world.apply(next.job.of).await;
 }
@@ -139,7 +140,7 @@ async fn a_snapshot_that_has_to_go_leaves_what_was_read() {
     world.write(2000, 0, 8 * MIB, 1).await;
     let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
     killed_in_transfer(&world, &gateway).await;
-    let why = Why::SnapshotHasToGo("DatastoreFull");
+    let why = Why::SnapshotHasToGo(Reason::DatastoreFull);
     let end = gateway::cancel(&gateway.env, gateway.control.as_ref(), &gateway.job, why).await;
     assert!(matches!(end, Ok(End::Sent { .. })), "{end:?}");
     assert_eq!(world.snapshots().await, Vec::<String>::new());
@@ -157,7 +158,7 @@ async fn a_snapshot_that_has_to_go_leaves_what_was_read() {
     let delta = world.gateway(world.cycle().await, world.client("sandbox"));
     killed_in_transfer(&world, &delta).await;
     let end = gateway::cancel(&delta.env, delta.control.as_ref(), &delta.job, why).await;
-    assert_eq!(end, Ok(End::Failed { reason: "DatastoreFull".into() }));
+    assert_eq!(end, Ok(End::Failed { reason: Reason::DatastoreFull }));
     assert_eq!(world.snapshots().await, Vec::<String>::new());
 }
 
@@ -188,8 +189,8 @@ async fn a_disk_that_is_not_in_the_snapshot_ends_the_cycle() {
     let gateway = world.gateway(world.cycle().await, world.client("sandbox"));
     world.ask("DELETE", "/vms/web/disks/2001", Value::Null).await;
     let error = gateway.run().await.unwrap_err();
-    assert_eq!((error.reason(), error.is_for_good()), ("DisksChanged", true), "{error}");
-    assert_eq!(gateway.run().await, Ok(End::Failed { reason: "DisksChanged".into() }));
+    assert_eq!((error.reason(), error.is_for_good()), (Reason::DisksChanged, true), "{error}");
+    assert_eq!(gateway.run().await, Ok(End::Failed { reason: Reason::DisksChanged }));
     assert_eq!(world.snapshots().await, Vec::<String>::new());
 }
 
@@ -204,7 +205,7 @@ async fn a_cycle_without_ledger_or_readable_state_leaves_no_snapshot() {
     let name = blocklog::names::ledger(lost.job.of.vm);
     let ledger = store.get(&name).await.unwrap().unwrap();
     store.delete(&name, None).await.unwrap();
-    assert_eq!(lost.run().await, Ok(End::Failed { reason: "BlobMissing".into() }));
+    assert_eq!(lost.run().await, Ok(End::Failed { reason: Reason::BlobMissing }));
     assert_eq!(world.snapshots().await, Vec::<String>::new());
     store.put(&name, ledger.body, blocklog::store::When::Absent, None).await.unwrap();
 
@@ -212,7 +213,7 @@ async fn a_cycle_without_ledger_or_readable_state_leaves_no_snapshot() {
     killed_in_transfer(&world, &damaged).await;
     let name = blocklog::names::state(damaged.job.of);
     store.put(&name, bytes::Bytes::from_static(b"{}"), blocklog::store::When::Always, None).await.unwrap();
-    assert_eq!(damaged.run().await.unwrap_err().reason(), "BlobDamaged");
+    assert_eq!(damaged.run().await.unwrap_err().reason(), Reason::BlobDamaged);
     assert_eq!(world.snapshots().await.len(), 1);
     gateway::give_up(damaged.control.as_ref(), &damaged.job).await.unwrap();
     assert_eq!(world.snapshots().await, Vec::<String>::new());
@@ -225,7 +226,7 @@ async fn what_is_refused_is_named() {
     let wrong = world.client("wrong");
     let gateway = world.gateway(of, wrong.clone());
     let error = gateway.run().await.unwrap_err();
-    assert_eq!(error.reason(), "SourceRefused");
+    assert_eq!(error.reason(), Reason::WrongCredentials);
     let conditions = gateway.conditions();
     assert_eq!((conditions[0].1.as_str(), conditions[0].2.as_str()), ("Unknown", "WrongCredentials"));
     assert!(conditions[0].3.contains("Correct the Secret"), "{conditions:?}");
@@ -264,7 +265,7 @@ async fn a_snapshot_that_an_admin_removes_fails_the_cycle() {
         std::fs::remove_file(&hold).unwrap();
     };
     let (result, ()) = tokio::join!(gateway.run(), removed);
-    assert_eq!(result, Ok(End::Failed { reason: "SnapshotLost".into() }));
+    assert_eq!(result, Ok(End::Failed { reason: Reason::SnapshotLost }));
     let conditions = gateway.conditions();
     assert_eq!((conditions[0].1.as_str(), conditions[0].2.as_str()), ("False", "SnapshotLost"));
     assert_eq!(conditions[1].1, "True");
@@ -295,21 +296,21 @@ async fn a_vm_deleted_under_a_cycle_costs_the_replica_nothing() {
     let (result, ()) = tokio::join!(gateway.run(), deleted);
     // Where it had not yet asked what has changed, it hears of the VM first, and the next run notes that, as a gateway begins it at once.
     let (result, word) = match result {
-        Err(error) if error.is_for_good() => (gateway.run().await, "VmNotFound"),
-        result => (result, "SnapshotLost"),
+        Err(error) if error.is_for_good() => (gateway.run().await, Reason::VmNotFound),
+        result => (result, Reason::SnapshotLost),
     };
-    assert_eq!(result, Ok(End::Failed { reason: word.into() }));
+    assert_eq!(result, Ok(End::Failed { reason: word }));
     let conditions = gateway.conditions();
     assert_eq!((conditions[0].1.as_str(), conditions[1].1.as_str()), ("False", "True"), "{conditions:?}");
 
     // One that begins later fails at once, by a word that says why; so does one that is cancelled.
     let late = world.gateway(world.cycle().await, world.client("sandbox"));
     let error = late.run().await.unwrap_err();
-    assert_eq!((error.reason(), error.is_for_good()), ("VmNotFound", true), "{error}");
-    assert_eq!(late.run().await, Ok(End::Failed { reason: "VmNotFound".into() }));
+    assert_eq!((error.reason(), error.is_for_good()), (Reason::VmNotFound, true), "{error}");
+    assert_eq!(late.run().await, Ok(End::Failed { reason: Reason::VmNotFound }));
     let cancelled = world.gateway(world.cycle().await, world.client("sandbox"));
-    let end = gateway::cancel(&cancelled.env, cancelled.control.as_ref(), &cancelled.job, Why::NotWanted("Cancelled")).await;
-    assert_eq!(end, Ok(End::Failed { reason: "Cancelled".into() }));
+    let end = gateway::cancel(&cancelled.env, cancelled.control.as_ref(), &cancelled.job, Why::NotWanted(Reason::Cancelled)).await;
+    assert_eq!(end, Ok(End::Failed { reason: Reason::Cancelled }));
     assert_eq!(world.ledger().await, before, "the replica, its recovery point and its baseline are as they were");
 }
 

@@ -9,6 +9,7 @@ use blocklog::{
     ids::{ChangeId, Cycle, CycleId, DiskKey, VmId},
 };
 use extents::{ExtentSet, SECTOR};
+use reasons::Reason;
 use source::{DiskSource, SourceError};
 use std::ops::Range;
 use worker::snapshot::{Changes, Found, SnapshotControl, SnapshotError};
@@ -129,12 +130,12 @@ impl Vm {
     fn changed(&self, reference: &str, disk: DiskKey, since: &ChangeId) -> Changes {
         let inner = self.lock();
         let Some(frozen) = inner.taken.iter().find(|frozen| frozen.snapshot.reference == reference && !frozen.gone) else {
-            return Changes::Unknown("SnapshotGone");
+            return Changes::Unknown(Some(Reason::SnapshotLost));
         };
         let (generation, number) = since.0.split_once('/').unwrap();
         let (generation, number): (u64, u64) = (generation.parse().unwrap(), number.parse().unwrap());
         if generation != frozen.numbers.0 || generation != inner.generation || number > frozen.numbers.1 {
-            return Changes::Unknown("OtherGeneration");
+            return Changes::Unknown(Some(Reason::ChangeTrackingReset));
         }
         let index = DISKS.iter().position(|(key, _)| *key == disk).unwrap();
         let sectors = DISKS[index].1 / SECTOR;
@@ -179,7 +180,7 @@ pub struct Control {
 }
 
 fn silent<T>() -> Result<T, SnapshotError> {
-    Err(SnapshotError::Unreachable("no answer".to_owned()))
+    Err(SnapshotError::unreachable("no answer"))
 }
 
 #[async_trait]
@@ -245,7 +246,7 @@ impl DiskSource for Source {
     async fn read(&self, offset: u64, length: u32) -> Result<Vec<u8>, SourceError> {
         let (vm, reference, disk) = (self.control.vm.clone(), self.reference.clone(), self.disk);
         let effect = move || Ok(vm.read(&reference, disk, offset, length));
-        self.control.sim.io(self.control.actor, "read", effect, || Err(SourceError::Unreachable("no answer".to_owned()))).await
+        self.control.sim.io(self.control.actor, "read", effect, || Err(SourceError::unreachable("no answer"))).await
     }
 
     async fn zeroes(&self, range: Range<u64>) -> Option<ExtentSet> {

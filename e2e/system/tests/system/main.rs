@@ -13,6 +13,7 @@ mod input;
 mod kills;
 mod lifecycle;
 mod operators;
+mod reading;
 
 use std::time::Duration;
 

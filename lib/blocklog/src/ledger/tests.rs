@@ -350,26 +350,26 @@ fn a_take_over_keeps_the_baseline_and_no_fingerprints() {
 }
 
 #[test]
-fn reasons_are_words() {
+fn each_refusal_has_its_reason() {
     let (theirs, incarnation) = other_owner();
     let refusals = [
         (
             Refusal::OwnedByOther { owner: theirs, incarnation },
-            "OwnedByOther",
+            Reason::OwnedByOther,
             "the ledger belongs to east/default/web, incarnation 00000000000000000000000000000099",
         ),
         (
             Refusal::BasisPassed { cycle: Cycle(2), basis: Turn(1), turn: Turn(3) },
-            "BasisPassed",
+            Reason::BasisPassed,
             "cycle 2 was computed from turn 1, the ledger is at turn 3",
         ),
         (
             Refusal::SeedReplaced { disk: DISK, expected: "a".into(), found: "none".into() },
-            "SeedReplaced",
+            Reason::SeedReplaced,
             "disk 2000: the cycle was computed for seed a, the ledger names none",
         ),
-        (Refusal::OtherManifest { cycle: Cycle(2) }, "OtherManifest", "cycle 2 was begun with another manifest"),
-        (Refusal::Sealed, "SeedsSealed", "the seeds are sealed"),
+        (Refusal::OtherManifest { cycle: Cycle(2) }, Reason::OtherManifest, "cycle 2 was begun with another manifest"),
+        (Refusal::Sealed, Reason::SeedsSealed, "the seeds are sealed"),
     ];
     for (refusal, reason, text) in refusals {
         assert_eq!((refusal.reason(), refusal.to_string().as_str()), (reason, text));

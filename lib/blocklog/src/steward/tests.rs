@@ -63,8 +63,7 @@ fn apply(number: u64, begun: bool) -> Due {
     Due::Apply { of: cycle(number), begun }
 }
 
-fn given_up(number: u64, reason: &str) -> impl Fn(&Look) -> bool {
-    let reason = reason.to_owned();
+fn given_up(number: u64, reason: Reason) -> impl Fn(&Look) -> bool {
     move |look| look.given_up.iter().any(|gone| gone.of == cycle(number) && gone.reason == reason)
 }
 
@@ -90,7 +89,7 @@ async fn a_setback_for_good_gives_the_cycle_up() {
             rig.begin(2).await;
         }
         rig.setback(2, true).await;
-        let gone = GivenUp { of: cycle(2), reason: "BlobDamaged".into(), message: "a segment is damaged".into(), disk: Some(DISK) };
+        let gone = GivenUp { of: cycle(2), reason: Reason::BlobDamaged, message: "a segment is damaged".into(), disk: Some(DISK) };
         assert!(says(Due::New { above: Cycle(2) }, vec![gone], None)(&rig.look().await));
         assert_eq!(rig.steward.due(&rig.ledger, &owner(), false, |_| {}).await, Ok(Due::New { above: Cycle(2) }));
     }
@@ -151,12 +150,12 @@ async fn a_manifest_that_can_not_be_read_gives_the_cycle_up() {
         let name = names::manifest(cycle(2));
         rig.store.corrupt(&name, |bytes| bytes[200] ^= 1);
         let look = rig.look().await;
-        assert!(look.due == Due::New { above: Cycle(2) } && given_up(2, "BlobDamaged")(&look), "{look:?}");
+        assert!(look.due == Due::New { above: Cycle(2) } && given_up(2, Reason::BlobDamaged)(&look), "{look:?}");
         // Whoever has people before the screen lets them decide.
         assert!(matches!(rig.steward.due(&rig.ledger, &owner(), false, |_| {}).await, Err(LogError::Damaged { .. })));
         rig.store.delete(&name, None).await.unwrap();
         let look = rig.look().await;
-        assert!(look.due == Due::New { above: Cycle(2) } && given_up(2, "BlobMissing")(&look), "{look:?}");
+        assert!(look.due == Due::New { above: Cycle(2) } && given_up(2, Reason::BlobMissing)(&look), "{look:?}");
     }
 }
 
@@ -166,7 +165,7 @@ async fn a_begun_cycle_whose_seed_is_replaced_is_given_up() {
     rig.begin(2).await;
     rig.ledger = rig.ledger.reseed(DISK, fixtures::seed("seed-c"));
     let look = rig.look().await;
-    assert!(look.due == Due::New { above: Cycle(2) } && given_up(2, "SeedReplaced")(&look), "{look:?}");
+    assert!(look.due == Due::New { above: Cycle(2) } && given_up(2, Reason::SeedReplaced)(&look), "{look:?}");
 }
 
 #[tokio::test]

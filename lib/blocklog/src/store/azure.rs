@@ -127,7 +127,7 @@ impl AzureStore {
             (FailureKind::Denied, _) => StoreError::Denied(text),
             (_, "BlobNotFound") => StoreError::NotFound(name),
             (_, "ContainerNotFound" | "ContainerBeingDeleted" | "ContainerDisabled") => {
-                StoreError::Denied(format!("there is no container {} ({})", self.place, failure.text))
+                StoreError::ContainerMissing(format!("{} ({})", self.place, failure.text))
             }
             (_, "BlobAlreadyExists") => StoreError::Exists(name),
             (_, "ConditionNotMet") => StoreError::Changed(name),

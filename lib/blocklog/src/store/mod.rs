@@ -18,6 +18,7 @@ use std::{fmt, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use reasons::Reason;
 use uuid::Uuid;
 
 /// How long a lease holds without being renewed. Azure allows 15 to 60 s; the longest leaves most room for a slow network.
@@ -90,7 +91,10 @@ pub enum StoreError {
     /// The store does not answer. The request may or may not have been carried out.
     #[error("the log store does not answer: {0}")]
     Unreachable(String),
-    /// The store refuses this identity, or the container does not exist.
+    /// There is no container, or one that is being deleted.
+    #[error("the log store has no container: {0}")]
+    ContainerMissing(String),
+    /// The store refuses this identity.
     #[error("the log store refuses access: {0}")]
     Denied(String),
     /// There is no room left.
@@ -102,19 +106,20 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The reason word, from a closed set.
+    /// The reason.
     #[must_use]
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::NotFound(_) => "BlobNotFound",
-            Self::Exists(_) => "BlobExists",
-            Self::Changed(_) => "BlobChanged",
-            Self::Leased(_) => "BlobLeased",
-            Self::LeaseLost(_) => "LeaseLost",
-            Self::Unreachable(_) => "LogStoreUnreachable",
-            Self::Denied(_) => "LogStoreDenied",
-            Self::Full(_) => "LogStoreFull",
-            Self::Failed(_) => "LogStoreFailed",
+            Self::NotFound(_) => Reason::BlobNotFound,
+            Self::Exists(_) => Reason::BlobExists,
+            Self::Changed(_) => Reason::BlobChanged,
+            Self::Leased(_) => Reason::BlobLeased,
+            Self::LeaseLost(_) => Reason::LeaseLost,
+            Self::Unreachable(_) => Reason::LogStoreUnreachable,
+            Self::ContainerMissing(_) => Reason::ContainerMissing,
+            Self::Denied(_) => Reason::LogStoreDenied,
+            Self::Full(_) => Reason::LogStoreFull,
+            Self::Failed(_) => Reason::LogStoreFailed,
         }
     }
 

@@ -128,6 +128,8 @@ pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use reasons::Reason;
+
     use super::*;
 
     #[test]
@@ -151,7 +153,7 @@ mod tests {
             fs::write(beside(&path, ".hawser"), text).unwrap();
             let error = Sidecar::load(&path).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
-            assert_eq!(error.reason(), "ReplicaFailed");
+            assert_eq!(error.reason(), Reason::ReplicaFailed);
         }
     }
 }

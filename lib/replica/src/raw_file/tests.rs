@@ -1,6 +1,7 @@
 use std::process::Command;
 
 use jiff::Timestamp;
+use reasons::Reason;
 
 use super::*;
 
@@ -26,9 +27,9 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 fn no_space_is_full() {
     let full = Path::new("/dev/full");
     let error = OpenOptions::new().write(true).open(full).unwrap().write_all_at(&ZEROS, 0).unwrap_err();
-    assert_eq!(io_error(full, &error).reason(), "ReplicaFull");
+    assert_eq!(io_error(full, &error).reason(), Reason::ReplicaFull);
     let quota = io::Error::from_raw_os_error(Errno::DQUOT.raw_os_error());
-    assert_eq!(io_error(full, &quota).reason(), "ReplicaFull");
+    assert_eq!(io_error(full, &quota).reason(), Reason::ReplicaFull);
     let broken = io::Error::from_raw_os_error(Errno::IO.raw_os_error());
     assert!(io_error(full, &broken).in_doubt());
 }
@@ -65,14 +66,14 @@ fn zeros_are_written_where_no_hole_can_be_punched() {
 async fn one_writer_at_a_time() {
     let (_folder, path) = folder();
     let disk = RawFileDisk::create(&path, CAPACITY, ID).await.unwrap();
-    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), "ReplicaInUse");
-    assert_eq!(RawFileDisk::create(&path, CAPACITY, ID).await.unwrap_err().reason(), "ReplicaInUse");
+    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), Reason::ReplicaInUse);
+    assert_eq!(RawFileDisk::create(&path, CAPACITY, ID).await.unwrap_err().reason(), Reason::ReplicaInUse);
     disk.raise_fence(fence(1)).await.unwrap();
     disk.write(permit(1), 0, vec![7; 512].into()).await.unwrap();
     let reader = RawFileDisk::open_for_reading(&path).await.unwrap();
     assert_eq!(reader.read(0, 512).await.unwrap(), vec![7; 512]);
-    assert_eq!(reader.raise_fence(fence(2)).await.unwrap_err().reason(), "ReplicaRequestInvalid");
-    assert_eq!(reader.write(permit(1), 0, vec![7; 512].into()).await.unwrap_err().reason(), "ReplicaRequestInvalid");
+    assert_eq!(reader.raise_fence(fence(2)).await.unwrap_err().reason(), Reason::ReplicaRequestInvalid);
+    assert_eq!(reader.write(permit(1), 0, vec![7; 512].into()).await.unwrap_err().reason(), Reason::ReplicaRequestInvalid);
     drop(disk);
     RawFileDisk::open(&path).await.unwrap();
 }
@@ -107,7 +108,7 @@ async fn an_abandoned_write_keeps_the_lock() {
         })
     });
     drop(disk);
-    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), "ReplicaInUse");
+    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), Reason::ReplicaInUse);
     go.send(()).unwrap();
     late.await.unwrap().unwrap();
     let disk = RawFileDisk::open(&path).await.unwrap();
@@ -160,17 +161,17 @@ async fn a_file_made_anew_is_no_seed() {
     assert_eq!(disk.unique_id().await.unwrap(), ID.to_string());
     fs::remove_file(&path).unwrap();
     assert_eq!(disk.unique_id().await.unwrap(), NO_SEED);
-    assert_eq!(disk.flush().await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(disk.flush().await.unwrap_err().reason(), Reason::SeedReplaced);
     File::create(&path).unwrap().set_len(CAPACITY).unwrap();
     assert_eq!(disk.unique_id().await.unwrap(), NO_SEED);
-    assert_eq!(disk.raise_fence(fence(2)).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(disk.raise_fence(fence(2)).await.unwrap_err().reason(), Reason::SeedReplaced);
     drop(disk);
-    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), Reason::SeedReplaced);
     let refused = RawFileDisk::create(&path, CAPACITY, ID).await.unwrap_err();
-    assert_eq!(refused.reason(), "ReplicaDenied");
+    assert_eq!(refused.reason(), Reason::ReplicaDenied);
     assert!(refused.to_string().contains("move the file away"), "{refused}");
     fs::remove_file(&path).unwrap();
-    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), Reason::SeedReplaced);
     let disk = RawFileDisk::create(&path, CAPACITY, Uuid::from_u128(8)).await.unwrap();
     assert_eq!(disk.unique_id().await.unwrap(), Uuid::from_u128(8).to_string());
 }
@@ -187,17 +188,17 @@ async fn a_truncated_file_is_no_seed() {
 async fn foreign_files_are_left_alone() {
     let (folder, path) = folder();
     fs::write(&path, b"holiday pictures").unwrap();
-    assert_eq!(RawFileDisk::create(&path, CAPACITY, ID).await.unwrap_err().reason(), "ReplicaDenied");
-    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(RawFileDisk::create(&path, CAPACITY, ID).await.unwrap_err().reason(), Reason::ReplicaDenied);
+    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), Reason::SeedReplaced);
     assert_eq!(fs::read(&path).unwrap(), b"holiday pictures");
-    assert_eq!(RawFileDisk::create(folder.path(), CAPACITY, ID).await.unwrap_err().reason(), "ReplicaDenied");
-    assert_eq!(RawFileDisk::open("/dev/null").await.unwrap_err().reason(), "ReplicaDenied");
+    assert_eq!(RawFileDisk::create(folder.path(), CAPACITY, ID).await.unwrap_err().reason(), Reason::ReplicaDenied);
+    assert_eq!(RawFileDisk::open("/dev/null").await.unwrap_err().reason(), Reason::ReplicaDenied);
     let dangling = folder.path().join("dangling");
     std::os::unix::fs::symlink(folder.path().join("nowhere"), &dangling).unwrap();
-    assert_eq!(RawFileDisk::create(&dangling, CAPACITY, ID).await.unwrap_err().reason(), "ReplicaDenied");
+    assert_eq!(RawFileDisk::create(&dangling, CAPACITY, ID).await.unwrap_err().reason(), Reason::ReplicaDenied);
     for capacity in [0, 513] {
         let odd = folder.path().join("odd");
-        assert_eq!(RawFileDisk::create(&odd, capacity, ID).await.unwrap_err().reason(), "ReplicaRequestInvalid");
+        assert_eq!(RawFileDisk::create(&odd, capacity, ID).await.unwrap_err().reason(), Reason::ReplicaRequestInvalid);
         assert!(!odd.exists());
     }
 }
@@ -214,7 +215,7 @@ async fn creating_again_is_safe() {
     assert_eq!(disk.raise_fence(fence(2)).await, Err(ReplicaError::Fenced { turn: 2 }));
     drop(disk);
     let other = RawFileDisk::create(&path, CAPACITY, Uuid::from_u128(8)).await.unwrap_err();
-    assert_eq!(other.reason(), "SeedReplaced");
+    assert_eq!(other.reason(), Reason::SeedReplaced);
     let larger = RawFileDisk::create(&path, CAPACITY + 512, ID).await.unwrap_err();
     assert_eq!(larger, ReplicaError::TooSmall { capacity: CAPACITY, needed: CAPACITY + 512 });
 }
@@ -229,7 +230,7 @@ async fn a_creation_that_was_cut_off_is_begun_again() {
     drop(disk);
     // The sidecar stands, the file has no name yet.
     fs::rename(&path, beside(&path, ".hawser.new")).unwrap();
-    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(RawFileDisk::open(&path).await.unwrap_err().reason(), Reason::SeedReplaced);
     drop(RawFileDisk::create(&path, CAPACITY, ID).await.unwrap());
     // The file has its name, and its first name still.
     fs::hard_link(&path, beside(&path, ".hawser.new")).unwrap();
@@ -242,7 +243,7 @@ async fn a_failed_flush_is_not_forgotten() {
     let disk = RawFileDisk::create(&path, CAPACITY, ID).await.unwrap();
     disk.raise_fence(fence(1)).await.unwrap();
     let broken = io::Error::from_raw_os_error(Errno::IO.raw_os_error());
-    assert_eq!(disk.0.flushed(Err(broken)).unwrap_err().reason(), "ReplicaFailed");
-    assert_eq!(disk.flush().await.unwrap_err().reason(), "ReplicaFailed");
-    assert_eq!(disk.write(permit(1), 0, vec![7; 512].into()).await.unwrap_err().reason(), "ReplicaFailed");
+    assert_eq!(disk.0.flushed(Err(broken)).unwrap_err().reason(), Reason::ReplicaFailed);
+    assert_eq!(disk.flush().await.unwrap_err().reason(), Reason::ReplicaFailed);
+    assert_eq!(disk.write(permit(1), 0, vec![7; 512].into()).await.unwrap_err().reason(), Reason::ReplicaFailed);
 }

@@ -4,6 +4,7 @@ use blocklog::clock::Clock;
 use bytes::Bytes;
 use futures::future::join_all;
 use jiff::SignedDuration;
+use reasons::Reason;
 use replica::{Fence, FenceKind, MAX_WRITE, Permit, ReplicaDisk, ReplicaError, memory::HostKind};
 
 use crate::support::{CAPACITY, ID, Place, Writer};
@@ -84,12 +85,12 @@ async fn what_no_disk_can_do_is_refused(place: Place) {
     let beyond = |needed| Err(ReplicaError::TooSmall { capacity: CAPACITY, needed });
     for (offset, length) in [(1, 512), (0, 511), (0, 0), (256, 256), (0, MAX_WRITE as u64 + 512)] {
         let written = disk.write(permit, offset, vec![1; length as usize].into()).await.unwrap_err();
-        assert_eq!(written.reason(), "ReplicaRequestInvalid", "{offset} {length}");
+        assert_eq!(written.reason(), Reason::ReplicaRequestInvalid, "{offset} {length}");
         assert!(!written.in_doubt());
         let read = disk.read(offset, length as u32).await.unwrap_err();
-        assert_eq!(read.reason(), "ReplicaRequestInvalid", "{offset} {length}");
+        assert_eq!(read.reason(), Reason::ReplicaRequestInvalid, "{offset} {length}");
         if length <= MAX_WRITE as u64 {
-            assert_eq!(disk.clear(permit, offset, length).await.unwrap_err().reason(), "ReplicaRequestInvalid");
+            assert_eq!(disk.clear(permit, offset, length).await.unwrap_err().reason(), Reason::ReplicaRequestInvalid);
         }
     }
     // The footer lies right behind the end, and is not to be had.
@@ -106,13 +107,13 @@ async fn a_turn_writes_behind_its_fence(place: Place) {
     let writer = place.open().await;
     let disk = writer.disk.as_ref();
     let data = || pattern(1, 512);
-    assert_eq!(disk.write(writer.permit(2), 0, data()).await.unwrap_err().reason(), "ReplicaRequestInvalid", "no fence yet");
+    assert_eq!(disk.write(writer.permit(2), 0, data()).await.unwrap_err().reason(), Reason::ReplicaRequestInvalid, "no fence yet");
     disk.raise_fence(Fence { turn: 2, previous_end: None }).await.unwrap();
     disk.raise_fence(Fence { turn: 2, previous_end: None }).await.unwrap();
     disk.write(writer.permit(2), 0, data()).await.unwrap();
     assert_eq!(disk.write(writer.permit(1), 0, data()).await, Err(ReplicaError::Fenced { turn: 1 }));
     assert_eq!(disk.clear(writer.permit(1), 0, 512).await, Err(ReplicaError::Fenced { turn: 1 }));
-    assert_eq!(disk.write(writer.permit(3), 0, data()).await.unwrap_err().reason(), "ReplicaRequestInvalid");
+    assert_eq!(disk.write(writer.permit(3), 0, data()).await.unwrap_err().reason(), Reason::ReplicaRequestInvalid);
     assert_eq!(disk.raise_fence(FIRST).await, Err(ReplicaError::Fenced { turn: 1 }));
     assert_eq!(disk.read(0, 512).await.unwrap(), data());
     let ends = Permit { turn: 2, until: writer.permit(2).until - SignedDuration::from_secs(51) };
@@ -157,7 +158,7 @@ async fn a_writer_of_an_older_turn_is_shut_out(place: Place) {
         assert_eq!(stale.raise_fence(FIRST).await, fenced);
     } else {
         // Such a disk keeps no turn. The stale writer notices by its clock, and if it does not, what it may rewrite is the footer.
-        assert_eq!(stale.raise_fence(FIRST).await.unwrap_err().reason(), "ReplicaFailed");
+        assert_eq!(stale.raise_fence(FIRST).await.unwrap_err().reason(), Reason::ReplicaFailed);
         if let Some(old) = &old {
             old.clock.set(0);
             assert_eq!(stale.raise_fence(FIRST).await, Ok(()));

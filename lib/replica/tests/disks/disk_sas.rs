@@ -6,6 +6,7 @@ use azure_core::http::Url;
 use azure_storage_blob::models::{BlobClientGetPropertiesResultHeaders, PageBlobClientCreateOptions};
 use blocklog::clock::{Clock, SystemClock};
 use jiff::{SignedDuration, Timestamp};
+use reasons::Reason;
 use replica::{Fence, NO_SEED, Permit, ReplicaDisk, ReplicaError, disk_sas::DiskSasDisk};
 use uuid::Uuid;
 
@@ -30,7 +31,7 @@ async fn the_footer_makes_the_seed() {
     let disk = DiskSasDisk::open(url.clone(), clock(), None).await.unwrap();
     assert_eq!(disk.unique_id().await.unwrap(), NO_SEED);
     let fence = Fence { turn: 1, previous_end: None };
-    assert_eq!(disk.raise_fence(fence).await.unwrap_err().reason(), "SeedReplaced", "nothing to rewrite");
+    assert_eq!(disk.raise_fence(fence).await.unwrap_err().reason(), Reason::SeedReplaced, "nothing to rewrite");
     format(&url, CAPACITY - 512, ID).await.unwrap();
     assert_eq!(disk.unique_id().await.unwrap(), ID.to_string());
     let before = last_modified(&url).await;
@@ -75,14 +76,14 @@ async fn the_storage_honours_the_permits_end() {
 #[tokio::test]
 async fn what_is_no_disk_is_refused() {
     let nowhere = write_sas(blob_url().await);
-    assert_eq!(DiskSasDisk::open(nowhere, clock(), None).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(DiskSasDisk::open(nowhere, clock(), None).await.unwrap_err().reason(), Reason::SeedReplaced);
     let odd = upload_disk(CAPACITY).await;
-    assert_eq!(DiskSasDisk::open(odd, clock(), None).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(DiskSasDisk::open(odd, clock(), None).await.unwrap_err().reason(), Reason::SeedReplaced);
     let mut forged = upload_disk(CAPACITY + 512).await;
     let query: HashMap<String, String> = forged.query_pairs().into_owned().collect();
     forged.query_pairs_mut().clear().extend_pairs(query.iter().map(|(name, value)| (name, if name == "sp" { "r" } else { value })));
     let denied = DiskSasDisk::open(forged, clock(), None).await.unwrap_err();
-    assert_eq!(denied.reason(), "ReplicaDenied");
+    assert_eq!(denied.reason(), Reason::ReplicaDenied);
     assert!(!denied.to_string().contains(&query["sig"]), "{denied}");
 }
 

@@ -7,6 +7,7 @@ use azure_storage_blob::models::{BlobClientGetPropertiesResultHeaders, PageBlobC
 use blocklog::{azure_blob::Auth, clock::SystemClock, test_support::Azurite};
 use bytes::Bytes;
 use jiff::Timestamp;
+use reasons::Reason;
 use replica::{
     Fence, NO_SEED, Permit, ReplicaDisk, ReplicaError,
     access::{self, Purpose, ReplicaAccess},
@@ -73,7 +74,7 @@ async fn the_turn_is_the_sequence_number() {
     // Opened again in the same turn, as after a crash.
     late.raise_fence(fence(7)).await.unwrap();
     late.write(permit(7), 0, vec![1; 512].into()).await.unwrap();
-    assert_eq!(disk.raise_fence(fence(u64::MAX)).await.unwrap_err().reason(), "ReplicaRequestInvalid");
+    assert_eq!(disk.raise_fence(fence(u64::MAX)).await.unwrap_err().reason(), Reason::ReplicaRequestInvalid);
 }
 
 #[tokio::test]
@@ -87,9 +88,9 @@ async fn creating_is_safe_to_repeat() {
     let other = Uuid::from_u128(8);
     let refused = create(&url, CAPACITY, other).await.unwrap_err();
     assert_eq!(refused, ReplicaError::WrongSeed { expected: other.to_string(), found: ID.to_string() });
-    assert_eq!(create(&url, CAPACITY + 512, ID).await.unwrap_err().reason(), "SeedReplaced");
-    assert_eq!(create(&url, 9 << 40, ID).await.unwrap_err().reason(), "ReplicaTooSmall");
-    assert_eq!(create(&url, 0, ID).await.unwrap_err().reason(), "ReplicaTooSmall");
+    assert_eq!(create(&url, CAPACITY + 512, ID).await.unwrap_err().reason(), Reason::SeedReplaced);
+    assert_eq!(create(&url, 9 << 40, ID).await.unwrap_err().reason(), Reason::ReplicaTooSmall);
+    assert_eq!(create(&url, 0, ID).await.unwrap_err().reason(), Reason::ReplicaTooSmall);
 }
 
 #[tokio::test]
@@ -104,15 +105,15 @@ async fn a_creation_that_was_cut_off_is_finished() {
 #[tokio::test]
 async fn foreign_blobs_are_left_alone() {
     let url = blob_url().await;
-    assert_eq!(open(&url).await.unwrap_err().reason(), "SeedReplaced", "there is none");
+    assert_eq!(open(&url).await.unwrap_err().reason(), Reason::SeedReplaced, "there is none");
     raw_create(&url, CAPACITY + 512, None).await;
-    assert_eq!(create(&url, CAPACITY, ID).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(create(&url, CAPACITY, ID).await.unwrap_err().reason(), Reason::SeedReplaced);
     let whole = key_client(&url).download(None).await.unwrap().body.collect().await.unwrap();
     assert!(whole.iter().all(|byte| *byte == 0));
     raw_create(&url, CAPACITY, None).await;
-    assert_eq!(open(&url).await.unwrap_err().reason(), "SeedReplaced", "not MiB and a footer");
+    assert_eq!(open(&url).await.unwrap_err().reason(), Reason::SeedReplaced, "not MiB and a footer");
     key_client(&url).upload(Bytes::from_static(b"holiday pictures").into(), None).await.unwrap();
-    assert_eq!(open(&url).await.unwrap_err().reason(), "ReplicaFailed", "a block blob");
+    assert_eq!(open(&url).await.unwrap_err().reason(), Reason::ReplicaFailed, "a block blob");
 }
 
 #[tokio::test]
@@ -140,8 +141,8 @@ async fn a_replaced_blob_takes_no_write() {
     assert_eq!(disk.unique_id().await.unwrap(), NO_SEED, "a shorter one");
     key_client(&url).delete(None).await.unwrap();
     assert_eq!(disk.unique_id().await.unwrap(), NO_SEED);
-    assert_eq!(disk.write(permit(3), 0, vec![1; 512].into()).await.unwrap_err().reason(), "SeedReplaced");
-    assert_eq!(disk.raise_fence(fence(4)).await.unwrap_err().reason(), "SeedReplaced");
+    assert_eq!(disk.write(permit(3), 0, vec![1; 512].into()).await.unwrap_err().reason(), Reason::SeedReplaced);
+    assert_eq!(disk.raise_fence(fence(4)).await.unwrap_err().reason(), Reason::SeedReplaced);
 }
 
 /// A URL that carries a SAS needs no other identity, and gets none.
@@ -154,7 +155,7 @@ async fn a_signed_url_says_it_all() {
         let access = ReplicaAccess::PageBlob { url: url.into() };
         access::open(&access, Purpose::Write, &wrong, Arc::new(SystemClock::new())).await
     };
-    assert_eq!(open(url.clone()).await.map(|_| ()).unwrap_err().reason(), "ReplicaDenied");
+    assert_eq!(open(url.clone()).await.map(|_| ()).unwrap_err().reason(), Reason::ReplicaDenied);
     let disk = open(write_sas(url)).await.unwrap();
     disk.raise_fence(fence(1)).await.unwrap();
     disk.write(permit(1), 0, vec![1; 512].into()).await.unwrap();
@@ -169,6 +170,6 @@ async fn a_lease_is_no_fence() {
     disk.raise_fence(fence(1)).await.unwrap();
     key_client(&url).acquire_lease(15, None).await.unwrap();
     let error = disk.write(permit(1), 0, vec![1; 512].into()).await.unwrap_err();
-    assert_eq!(error.reason(), "ReplicaDenied");
+    assert_eq!(error.reason(), Reason::ReplicaDenied);
     assert!(error.to_string().contains("lease"), "{error}");
 }

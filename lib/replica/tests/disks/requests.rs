@@ -9,6 +9,7 @@ use std::{
 use azure_core::credentials::Secret;
 use blocklog::{azure_blob::Auth, clock::Clock, test_support::ManualClock};
 use jiff::{SignedDuration, Timestamp};
+use reasons::Reason;
 use replica::{
     CLEAR_STEP, Fence, Permit, ReplicaDisk, ReplicaError, WRITE_TIMEOUT,
     access::{self, Purpose, ReplicaAccess},
@@ -176,30 +177,30 @@ async fn met_by(answer: Answer) -> ReplicaError {
 async fn each_attempt_is_one_request() {
     for status in [408, 429, 500, 502, 503, 504] {
         let error = met_by(Answer::Status(status, "ServerBusy")).await;
-        assert_eq!(error.reason(), "ReplicaUnreachable", "{status}");
+        assert_eq!(error.reason(), Reason::ReplicaUnreachable, "{status}");
         assert!(error.in_doubt() && error.retryable());
     }
-    assert_eq!(met_by(Answer::Close).await.reason(), "ReplicaUnreachable");
+    assert_eq!(met_by(Answer::Close).await.reason(), Reason::ReplicaUnreachable);
     assert!(met_by(Answer::Garbage).await.in_doubt());
 }
 
 #[tokio::test]
 async fn answers_have_their_meaning() {
     let cases = [
-        (412, "SequenceNumberConditionNotMet", "ReplicaFenced"),
-        (412, "ConditionNotMet", "ReplicaFenced"),
-        (412, "WhateverADiskHostSays", "ReplicaFenced"),
-        (412, "LeaseIdMissing", "ReplicaDenied"),
-        (401, "NoAuthenticationInformation", "ReplicaDenied"),
-        (403, "AuthenticationFailed", "ReplicaDenied"),
-        (404, "BlobNotFound", "SeedReplaced"),
-        (400, "Crc64Mismatch", "ReplicaUnreachable"),
-        (400, "InvalidHeaderValue", "ReplicaFailed"),
-        (409, "InvalidBlobType", "ReplicaFailed"),
-        (413, "RequestBodyTooLarge", "ReplicaFailed"),
-        (416, "InvalidPageRange", "ReplicaFailed"),
-        (200, "", "ReplicaFailed"),
-        (302, "", "ReplicaFailed"),
+        (412, "SequenceNumberConditionNotMet", Reason::ReplicaFenced),
+        (412, "ConditionNotMet", Reason::ReplicaFenced),
+        (412, "WhateverADiskHostSays", Reason::ReplicaFenced),
+        (412, "LeaseIdMissing", Reason::ReplicaDenied),
+        (401, "NoAuthenticationInformation", Reason::ReplicaDenied),
+        (403, "AuthenticationFailed", Reason::ReplicaDenied),
+        (404, "BlobNotFound", Reason::SeedReplaced),
+        (400, "Crc64Mismatch", Reason::ReplicaUnreachable),
+        (400, "InvalidHeaderValue", Reason::ReplicaFailed),
+        (409, "InvalidBlobType", Reason::ReplicaFailed),
+        (413, "RequestBodyTooLarge", Reason::ReplicaFailed),
+        (416, "InvalidPageRange", Reason::ReplicaFailed),
+        (200, "", Reason::ReplicaFailed),
+        (302, "", Reason::ReplicaFailed),
     ];
     for (status, code, reason) in cases {
         assert_eq!(met_by(Answer::Status(status, code)).await.reason(), reason, "{status} {code}");
@@ -212,7 +213,7 @@ async fn no_write_outlives_its_time() {
     let (host, disk, permit) = disk_sas().await;
     host.then(Answer::Silence);
     let sent = tokio::time::timeout(WRITE_TIMEOUT + Duration::from_secs(2), disk.write(permit, 0, vec![1; 512].into())).await;
-    assert_eq!(sent.expect("it gives up by itself").unwrap_err().reason(), "ReplicaUnreachable");
+    assert_eq!(sent.expect("it gives up by itself").unwrap_err().reason(), Reason::ReplicaUnreachable);
     assert_eq!(host.seen().len(), 1);
 }
 
@@ -222,7 +223,7 @@ async fn nobody_there_is_unreachable() {
     let url = format!("http://{}/c/disk?sig=SECRET", listener.local_addr().unwrap());
     drop(listener);
     let error = DiskSasDisk::open(url.parse().unwrap(), Arc::new(clock()), None).await.unwrap_err();
-    assert_eq!(error.reason(), "ReplicaUnreachable");
+    assert_eq!(error.reason(), Reason::ReplicaUnreachable);
     assert!(!error.to_string().contains("SECRET"), "{error}");
 }
 
@@ -310,7 +311,7 @@ async fn a_long_clear_goes_in_steps() {
     assert_eq!(ranges, edges.map(|(first, last)| format!("bytes={first}-{last}")));
     host.then(Answer::Status(201, ""));
     host.then(Answer::Status(503, "ServerBusy"));
-    assert_eq!(disk.clear(permit, 0, 3 * CLEAR_STEP).await.unwrap_err().reason(), "ReplicaUnreachable");
+    assert_eq!(disk.clear(permit, 0, 3 * CLEAR_STEP).await.unwrap_err().reason(), Reason::ReplicaUnreachable);
     assert_eq!(host.seen().len(), 2, "it stops at the first that fails");
 }
 
@@ -327,5 +328,5 @@ async fn the_fence_believes_the_storages_clock() {
     assert!(host.seen().iter().filter(|request| request.method == "PUT").count() > 1);
     assert!(clock.now() > end);
     let permit = Permit { turn: 1, until: Timestamp::MAX };
-    assert_eq!(disk.write(permit, 0, vec![1; 512].into()).await.unwrap_err().reason(), "ReplicaRequestInvalid", "no fence stands");
+    assert_eq!(disk.write(permit, 0, vec![1; 512].into()).await.unwrap_err().reason(), Reason::ReplicaRequestInvalid, "no fence stands");
 }

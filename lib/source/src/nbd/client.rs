@@ -64,7 +64,7 @@ impl NbdSource {
 
     async fn in_time(target: &NbdTarget, attempt: impl Future<Output = Result<Self, SourceError>>) -> Result<Self, SourceError> {
         timeout(CONNECT, attempt).await.unwrap_or_else(|_| {
-            Err(SourceError::Unreachable(format!("{} did not open the export within {} seconds", target.address, CONNECT.as_secs())))
+            Err(SourceError::unreachable(format!("{} did not open the export within {} seconds", target.address, CONNECT.as_secs())))
         })
     }
 
@@ -99,14 +99,14 @@ impl NbdSource {
     }
 
     fn why_lost(&self) -> SourceError {
-        self.lost.get().cloned().unwrap_or_else(|| SourceError::Unreachable("the connection's task ended".to_owned()))
+        self.lost.get().cloned().unwrap_or_else(|| SourceError::unreachable("the connection's task ended".to_owned()))
     }
 
     async fn read_piece(&self, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
         let length = (range.end - range.start) as u32;
         match self.ask(Command::Read, range.start, length).await? {
             Answer::Bytes(bytes) => Ok(bytes),
-            Answer::Failed { code: ESHUTDOWN, .. } => Err(SourceError::Unreachable(error_name(ESHUTDOWN).to_owned())),
+            Answer::Failed { code: ESHUTDOWN, .. } => Err(SourceError::unreachable(error_name(ESHUTDOWN).to_owned())),
             Answer::Failed { code, message } => {
                 let message = if message.is_empty() { error_name(code).to_owned() } else { format!("{} ({message})", error_name(code)) };
                 Err(SourceError::Read { offset: range.start, length, message })
@@ -204,8 +204,8 @@ async fn dial(address: &NbdAddress) -> Result<Stream, SourceError> {
     let failed = |error: std::io::Error| {
         let message = format!("{address}: {error}");
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => SourceError::Refused(message),
-            _ => SourceError::Unreachable(message),
+            std::io::ErrorKind::PermissionDenied => SourceError::refused(message),
+            _ => SourceError::unreachable(message),
         }
     };
     match address {

@@ -110,13 +110,13 @@ impl Driver {
             while self.ticks.poll_tick(cx).is_ready() {
                 if self.replies.tick(MOST_TICKS) {
                     let message = format!("a request has had no answer for {} seconds", STALL.as_secs());
-                    return Poll::Ready(Err(SourceError::Unreachable(message)));
+                    return Poll::Ready(Err(SourceError::unreachable(message)));
                 }
             }
             let mut space = self.replies.space();
             let count = ready!(pin!(self.stream.read_buf(&mut space)).poll(cx)).map_err(|e| broken(&e))?;
             if count == 0 {
-                return Poll::Ready(Err(SourceError::Unreachable("the server closed the connection".to_owned())));
+                return Poll::Ready(Err(SourceError::unreachable("the server closed the connection".to_owned())));
             }
             let outcome = self.replies.advance(&mut self.finished);
             for (owner, answer) in self.finished.drain(..) {
@@ -175,5 +175,5 @@ impl Driver {
 }
 
 fn broken(error: &std::io::Error) -> SourceError {
-    SourceError::Unreachable(format!("the connection broke: {error}"))
+    SourceError::unreachable(format!("the connection broke: {error}"))
 }

@@ -47,14 +47,14 @@ pub(super) struct Agreed {
 /// Negotiates. Where the server lacks chunks, metadata or `GO`, the connection does without; where it lacks TLS that was asked for, it ends.
 pub(super) async fn negotiate(mut stream: Stream, target: &NbdTarget) -> Result<(Stream, Agreed), SourceError> {
     if target.export.len() > MAX_STRING {
-        return Err(SourceError::Refused(format!("the export's name has {} bytes; the protocol allows {MAX_STRING}", target.export.len())));
+        return Err(SourceError::refused(format!("the export's name has {} bytes; the protocol allows {MAX_STRING}", target.export.len())));
     }
     // Before the first byte: a file that can't be read is no reason to leave a server with half a negotiation.
     let trust = target.tls.as_ref().map(tls::prepare).transpose()?;
     let flags = greet(&mut stream).await?;
     if flags & FIXED_NEWSTYLE == 0 {
         if trust.is_some() {
-            return Err(SourceError::Refused("TLS was asked for, and the server's protocol is too old for it".to_owned()));
+            return Err(SourceError::refused("TLS was asked for, and the server's protocol is too old for it".to_owned()));
         }
         let agreed = export_name(&mut stream, &target.export, flags, Agreed::none()).await?;
         return Ok((stream, agreed));
@@ -195,7 +195,7 @@ async fn export_name(stream: &mut Stream, export: &str, flags: u16, mut agreed: 
     let mut answer = [0; 10 + 124];
     let length = if flags & NO_ZEROES == 0 { answer.len() } else { 10 };
     if let Err(error) = stream.read_exact(&mut answer[..length]).await {
-        return Err(SourceError::Refused(format!("the export {export:?}: the server hung up when asked for it ({error})")));
+        return Err(SourceError::refused(format!("the export {export:?}: the server hung up when asked for it ({error})")));
     }
     let [a, b, c, d, e, f, g, h, ..] = answer;
     agreed.size = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
@@ -235,7 +235,7 @@ async fn write(stream: &mut Stream, bytes: &[u8]) -> Result<(), SourceError> {
 }
 
 fn broke_off(error: &std::io::Error) -> SourceError {
-    SourceError::Unreachable(format!("the negotiation broke off: {error}"))
+    SourceError::unreachable(format!("the negotiation broke off: {error}"))
 }
 
 fn broken(why: impl Into<String>) -> SourceError {
@@ -251,5 +251,5 @@ fn refused(what: &str, kind: u32, text: &[u8]) -> SourceError {
     let text = if text.is_empty() { String::new() } else { format!(" ({text})") };
     let message = format!("{what}: {}{text}", option_error(kind));
     // The one refusal that passes by itself.
-    if kind == REP_ERR_SHUTDOWN { SourceError::Unreachable(message) } else { SourceError::Refused(message) }
+    if kind == REP_ERR_SHUTDOWN { SourceError::unreachable(message) } else { SourceError::refused(message) }
 }

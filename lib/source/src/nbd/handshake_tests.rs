@@ -118,7 +118,7 @@ async fn what_is_no_server_is_told_by_its_greeting() {
     theirs.write_all(&GREETING.to_be_bytes()).await.unwrap();
     drop(theirs);
     let error = NbdSource::over(Box::new(ours), &target("")).await.unwrap_err();
-    assert!(matches!(error, SourceError::Unreachable(_)), "{error}");
+    assert!(matches!(error, SourceError::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -130,12 +130,12 @@ async fn refusals_are_told_with_the_servers_words() {
     ];
     for (answer, message) in cases {
         let error = negotiate(FIXED_NEWSTYLE, &target("x"), &[answer]).await.unwrap_err();
-        assert_eq!(error, SourceError::Refused(message.to_owned()));
+        assert_eq!(error, SourceError::refused(message.to_owned()));
     }
     let error = negotiate(FIXED_NEWSTYLE, &target("x"), &[go(&[(REP_ERR_SHUTDOWN, vec![])])]).await.unwrap_err();
-    assert!(matches!(error, SourceError::Unreachable(_)), "{error}");
+    assert!(matches!(error, SourceError::Unreachable { .. }), "{error}");
     let error = negotiate(FIXED_NEWSTYLE, &target(&"x".repeat(4097)), &[]).await.unwrap_err();
-    assert!(matches!(&error, SourceError::Refused(why) if why.contains("4097 bytes")), "{error}");
+    assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains("4097 bytes")), "{error}");
 }
 
 /// Nothing goes in the clear once TLS was asked for: no export's name, no request.
@@ -157,21 +157,21 @@ async fn tls_that_was_asked_for_is_never_gone_without() {
             assert!(server.hung_up().await, "the client went on");
         });
         let error = outcome.unwrap_err();
-        assert!(matches!(&error, SourceError::Refused(why) if why.contains("the server has none")), "{error}");
+        assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains("the server has none")), "{error}");
     }
     // A server of before options could be refused.
     let error = negotiate(0, &tls, &[]).await.unwrap_err();
-    assert!(matches!(&error, SourceError::Refused(why) if why.contains("too old")), "{error}");
+    assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains("too old")), "{error}");
     // Words in the clear behind the acknowledgement are no part of the encrypted stream.
     let injected = [option_reply(OPT_STARTTLS, REP_ACK, &[]), option_reply(OPT_STRUCTURED_REPLY, REP_ACK, &[])].concat();
     let error = negotiate(FIXED_NEWSTYLE, &tls, &[(OPT_STARTTLS, injected)]).await.unwrap_err();
-    assert!(matches!(&error, SourceError::Refused(why) if why.contains("TLS handshake")), "{error}");
+    assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains("TLS handshake")), "{error}");
     // Files that hold no authority.
     std::fs::write(&ca_file, "nothing").unwrap();
     for file in [ca_file, folder.path().join("absent")] {
         let tls = NbdTarget { tls: Some(TlsConfig { ca_file: file.clone(), server_name: "host".into() }), ..target("x") };
         let error = negotiate(FIXED_NEWSTYLE, &tls, &[]).await.unwrap_err();
-        assert!(matches!(&error, SourceError::Refused(why) if why.contains(file.to_str().unwrap())), "{error}");
+        assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains(file.to_str().unwrap())), "{error}");
     }
 }
 
@@ -233,7 +233,7 @@ async fn an_old_server_refuses_by_hanging_up() {
         drop(server);
     });
     let error = outcome.unwrap_err();
-    assert!(matches!(&error, SourceError::Refused(why) if why.contains("hung up when asked for it")), "{error}");
+    assert!(matches!(&error, SourceError::Refused { message: why, .. } if why.contains("hung up when asked for it")), "{error}");
 }
 
 #[tokio::test]

@@ -296,7 +296,7 @@ async fn an_error_of_the_server_concerns_one_read() {
     let reading = read(&source, 0, 512);
     let cookie = server.request().await.cookie;
     server.put(error(FLAG_DONE, 0x8001, cookie, ESHUTDOWN, "", &[])).await;
-    assert!(matches!(reading.await.unwrap(), Err(SourceError::Unreachable(why)) if why.contains("shutting down")));
+    assert!(matches!(reading.await.unwrap(), Err(SourceError::Unreachable { message: why, .. }) if why.contains("shutting down")));
 
     let reading = read(&source, 0, 512);
     let request = server.request().await;
@@ -312,9 +312,9 @@ async fn a_lost_connection_is_unreachable_for_everybody() {
     server.put(&whole(request)[..100]).await;
     drop(server);
     for reading in readings {
-        assert!(matches!(reading.await.unwrap(), Err(SourceError::Unreachable(_))));
+        assert!(matches!(reading.await.unwrap(), Err(SourceError::Unreachable { .. })));
     }
-    assert!(matches!(source.read(0, 512).await, Err(SourceError::Unreachable(_))));
+    assert!(matches!(source.read(0, 512).await, Err(SourceError::Unreachable { .. })));
 }
 
 #[tokio::test(start_paused = true)]
@@ -338,7 +338,7 @@ async fn a_request_without_a_byte_for_a_minute_loses_the_connection() {
     let waited = start.elapsed();
     assert!(waited > STALL && waited <= STALL + Duration::from_secs(8), "given up after {waited:?}");
     for reading in [slow, starved] {
-        assert!(matches!(reading.await.unwrap(), Err(SourceError::Unreachable(why)) if why.contains("60 seconds")));
+        assert!(matches!(reading.await.unwrap(), Err(SourceError::Unreachable { message: why, .. }) if why.contains("60 seconds")));
     }
     assert!(server.hung_up().await);
 }

@@ -1,6 +1,7 @@
 //! What has changed on a disk since the last clean cycle, and what of it is in use.
 
 use extents::ExtentSet;
+use reasons::Reason;
 
 use crate::{
     cbt::{self, FullReason, WalkError},
@@ -45,7 +46,7 @@ impl Control {
         let devices = self.taken(snapshot, &view.tree).await?.devices;
         let Some(frozen) = devices.disk(disk) else {
             let message = format!("the snapshot holds no disk with the key {disk}: the VM's disks are read again.");
-            return Err(Failure::Passing(Verdict { class: Class::Retry, reason: "Drift", message }));
+            return Err(Failure::Passing(Verdict { class: Class::Retry, reason: Reason::SourceChanged, message }));
         };
         let now = Lineage::of(snapshot, &view.tree, &devices);
         let doubt = if since.lineage.as_ref().is_some_and(|before| lineage::reverted(before, &now, &view.tree)) {
@@ -74,10 +75,13 @@ impl Control {
             let verdict = classify(&error, Doing::AskingChanges);
             match verdict.class {
                 Class::Full(reason) => return Ok(Changes::Unknown(reason)),
-                Class::Retry if verdict.reason == "SourceError" && attempts >= self.tries() => {
+                Class::Retry if verdict.reason == Reason::TaskFailed && attempts >= self.tries() => {
                     return Ok(Changes::Unknown(FullReason::CbtFails));
                 }
-                Class::Retry | Class::Wait if matches!(verdict.reason, "SourceError" | "SourceBusy" | "HostUnavailable") => {
+                Class::Retry if verdict.reason == Reason::TaskFailed => {
+                    self.pause(verdict.reason, verdict.message, &mut attempts).await;
+                }
+                Class::Wait if matches!(verdict.reason, Reason::SourceBusy | Reason::HostUnavailable) => {
                     self.pause(verdict.reason, verdict.message, &mut attempts).await;
                 }
                 Class::Retry | Class::Wait | Class::Block => return Err(Failure::by(verdict)),

@@ -8,6 +8,7 @@ use blocklog::{
     ids::{ChangeId, DiskKey},
 };
 use jiff::Timestamp;
+use reasons::Reason;
 use tokio::sync::Mutex;
 
 use crate::{
@@ -59,7 +60,7 @@ impl Failure {
         if verdict.class == Class::Block { Self::Person(verdict) } else { Self::Passing(verdict) }
     }
 
-    fn person(reason: &'static str, message: String) -> Self {
+    fn person(reason: Reason, message: String) -> Self {
         Self::Person(Verdict { class: Class::Block, reason, message })
     }
 }
@@ -181,11 +182,15 @@ impl Control {
         let fail = |error| Failure::of(&error, Doing::Other);
         let service = self.client.service().await.map_err(fail)?;
         if service.content.about.instance_uuid.is_some_and(|uuid| uuid != self.owning.vm.vcenter) {
-            return Err(Failure::person("ConfigInvalid", "this is another vCenter than the one that the VM was replicated from.".into()));
+            return Err(Failure::person(
+                Reason::OtherVCenter,
+                "this is another vCenter than the one that the VM was replicated from.".into(),
+            ));
         }
         let found = self.client.find_by_instance_uuid(self.owning.vm.instance).await.map_err(fail)?;
-        let gone =
-            || Failure::person("SourceGone", format!("no VM has the instance UUID {}. Its replica is kept.", self.owning.vm.instance));
+        let gone = || {
+            Failure::person(Reason::VmNotFound, format!("no VM has the instance UUID {}. Its replica is kept.", self.owning.vm.instance))
+        };
         if let (None, Some(last)) = (&found, &self.last) {
             // An error where it is there and our user may not see it: its snapshots stand.
             self.client.is_gone(last).await.map_err(fail)?;
@@ -312,8 +317,12 @@ impl Control {
                 take::Step::Refuse { reason, message } => return Err(Failure::person(reason, message)),
                 take::Step::Consolidate => {
                     if past.consolidations > 0 {
-                        self.pause("DisksLocked", "disks still have to be consolidated before a snapshot is taken.".into(), &mut attempts)
-                            .await;
+                        self.pause(
+                            Reason::SourceBusy,
+                            "disks still have to be consolidated before a snapshot is taken.".into(),
+                            &mut attempts,
+                        )
+                        .await;
                     }
                     past.consolidations += 1;
                     self.consolidate(&vm, &mut attempts).await?;
@@ -352,7 +361,11 @@ impl Control {
     /// [`Failure`].
     pub async fn taken(&self, snapshot: &MoRef, tree: &Tree) -> Result<Taken, Failure> {
         let lost = || {
-            Failure::Passing(Verdict { class: Class::Retry, reason: "SnapshotGone", message: "Somebody has removed the snapshot.".into() })
+            Failure::Passing(Verdict {
+                class: Class::Retry,
+                reason: Reason::SnapshotLost,
+                message: "Somebody has removed the snapshot.".into(),
+            })
         };
         let node = tree.find(snapshot).ok_or_else(lost)?;
         let devices = self.frozen(snapshot).await.map_err(|error| Failure::of(&error, Doing::Other))?.ok_or_else(lost)?;
@@ -429,7 +442,7 @@ impl Control {
                         "the name or the description of the snapshot {snapshot} is not what it was given, so it can't be told whose it is, and it is \
                          not touched. Remove it in vCenter, or give it back its name and description."
                     );
-                    return Err(Failure::person("NotOurs", message));
+                    return Err(Failure::person(Reason::SourceRefused, message));
                 }
                 release::Step::Await(task) => {
                     self.wait(&task, Doing::RemovingSnapshot).await?;
@@ -437,7 +450,8 @@ impl Control {
                 release::Step::Wait { reason, message } => self.pause(reason, message, &mut attempts).await,
                 release::Step::Remove(snapshot) => {
                     if removals > 0 {
-                        self.pause("SourceBusy", "the snapshot still stands after its removal was asked for.".into(), &mut attempts).await;
+                        self.pause(Reason::SourceBusy, "the snapshot still stands after its removal was asked for.".into(), &mut attempts)
+                            .await;
                     }
                     removals += 1;
                     self.work(vm::remove_snapshot(&snapshot), Doing::RemovingSnapshot, &mut attempts).await?;
@@ -445,7 +459,8 @@ impl Control {
                 release::Step::Consolidate => {
                     // One that has failed was waited for already.
                     if consolidations > 0 {
-                        self.pause("DisksLocked", "disks still have to be consolidated after a consolidation.".into(), &mut attempts).await;
+                        self.pause(Reason::SourceBusy, "disks still have to be consolidated after a consolidation.".into(), &mut attempts)
+                            .await;
                     }
                     consolidations += u32::from(self.consolidate(&vm, &mut attempts).await?);
                 }
@@ -483,7 +498,7 @@ impl Control {
         self.client.wait(task, self.settings.patience, &mut tell).await.map_err(|error| Failure::of(&error, doing))
     }
 
-    pub(crate) async fn pause(&self, reason: &'static str, message: String, attempts: &mut u32) {
+    pub(crate) async fn pause(&self, reason: Reason, message: String, attempts: &mut u32) {
         (self.notes)(Note::Waiting { reason, message, attempts: *attempts });
         // Spread over the VMs, the same each time: no need for randomness.
         let mut seed = self.owning.vm.instance.as_bytes().to_vec();

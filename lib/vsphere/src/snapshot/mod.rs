@@ -17,6 +17,8 @@ pub mod take;
 
 pub use mark::{Mark, Whose};
 
+use reasons::Reason;
+
 use crate::model::{
     snapshots::{Node, Tree},
     task::{Task, Work},
@@ -64,8 +66,8 @@ pub enum Note {
     Task(crate::tasks::Progress),
     /// Something else has to end first, or a try has failed and is made again.
     Waiting {
-        /// The reason word.
-        reason: &'static str,
+        /// The reason.
+        reason: Reason,
         /// What is waited for, and what helps.
         message: String,
         /// How often it was tried so far.

@@ -1,5 +1,7 @@
 //! Releasing a snapshot: what to do next.
 
+use reasons::Reason;
+
 use crate::{
     classify::{Class, Doing, Verdict, of_fault},
     fault::Fault,
@@ -17,8 +19,8 @@ pub enum Step {
     Await(MoRef),
     /// Look again after a while.
     Wait {
-        /// The reason word.
-        reason: &'static str,
+        /// The reason.
+        reason: Reason,
         /// What is waited for, and what helps.
         message: String,
     },
@@ -44,7 +46,7 @@ pub fn next(unwanted: Option<&MoRef>, owning: &Owning, view: &View) -> Step {
         Some(node) if owning.owns(node).is_none() => Step::Refuse(node.snapshot.clone()),
         // A VM that stands still until it is answered merges nothing.
         Some(_) | None if view.question.is_some() && (view.consolidation_needed || standing.is_some()) => Step::Wait {
-            reason: "QuestionPending",
+            reason: Reason::VmQuestion,
             message: format!("the VM asks: {} Answer it in vCenter", view.question.as_deref().unwrap_or_default()),
         },
         Some(node) => Step::Remove(node.snapshot.clone()),

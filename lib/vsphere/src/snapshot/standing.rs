@@ -21,8 +21,23 @@ pub enum Standing {
     Stands(Chains),
     /// It stands, but its files lie elsewhere now: what was read is sound, and has to be opened anew.
     Moved(Chains),
-    /// It does not, or somebody is at it: by this reason word and this sentence.
-    Lost(&'static str, String),
+    /// It does not, or somebody is at it; the sentence is for people.
+    Lost(Loss, String),
+}
+
+/// What has become of a snapshot that does not stand. To people all of them are [`reasons::Reason::SnapshotLost`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// A task removes it, or rewrites files that it is built on.
+    BeingRemoved,
+    /// It is gone.
+    Gone,
+    /// The VM was taken back to an earlier one.
+    Reverted,
+    /// A disk of the VM is not built on it any more.
+    ChainBroken,
+    /// Files below it were merged.
+    ChainChanged,
 }
 
 /// The files of the disks of a snapshot that take part in it.
@@ -41,13 +56,13 @@ pub fn judge(snapshot: &MoRef, view: &View, frozen: Option<&Devices>, present: &
     // Whatever snapshot is removed or consolidated: the host rewrites files of the chain meanwhile.
     if let Some(task) = view.task(&[Work::RemovesSnapshot, Work::Reverts, Work::Consolidates]) {
         let by = task.by.as_ref().map(|by| format!(", started by {by}")).unwrap_or_default();
-        return Standing::Lost("SnapshotBeingRemoved", format!("{} runs on the VM{by}", task.name));
+        return Standing::Lost(Loss::BeingRemoved, format!("{} runs on the VM{by}", task.name));
     }
     let (Some(_), Some(frozen)) = (view.tree.find(snapshot), frozen) else {
-        return Standing::Lost("SnapshotGone", "somebody has removed the snapshot".into());
+        return Standing::Lost(Loss::Gone, "somebody has removed the snapshot".into());
     };
     if !view.tree.current_path().iter().any(|node| node.snapshot == *snapshot) {
-        return Standing::Lost("Reverted", "the VM was taken back to an earlier snapshot".into());
+        return Standing::Lost(Loss::Reverted, "the VM was taken back to an earlier snapshot".into());
     }
     let now = chains(frozen);
     for (key, chain) in &now {
@@ -57,7 +72,7 @@ pub fn judge(snapshot: &MoRef, view: &View, frozen: Option<&Devices>, present: &
             && !disk.backing.chain.iter().any(|link| link.file == *file)
             && !replaced(frozen, present, *key)
         {
-            return Standing::Lost("ChainBroken", format!("{} is not built on the snapshot's file {file} any more", disk.label));
+            return Standing::Lost(Loss::ChainBroken, format!("{} is not built on the snapshot's file {file} any more", disk.label));
         }
     }
     let Some(before) = before else { return Standing::Stands(now) };
@@ -67,7 +82,7 @@ pub fn judge(snapshot: &MoRef, view: &View, frozen: Option<&Devices>, present: &
         before if *before == known => Standing::Stands(now),
         // A move takes the whole chain elsewhere and leaves its shape.
         before if shape(before) == shape(&known) => Standing::Moved(now),
-        _ => Standing::Lost("ChainChanged", "files below the snapshot were merged".into()),
+        _ => Standing::Lost(Loss::ChainChanged, "files below the snapshot were merged".into()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use reasons::Reason;
 
 use crate::{
     classify::{Class, Doing, Verdict, of_fault},
@@ -89,8 +90,8 @@ pub enum Step {
     Await(MoRef),
     /// Look again after a while.
     Wait {
-        /// The reason word.
-        reason: &'static str,
+        /// The reason.
+        reason: Reason,
         /// What is waited for, and what helps.
         message: String,
     },
@@ -103,8 +104,8 @@ pub enum Step {
     },
     /// It can't be taken.
     Refuse {
-        /// The reason word.
-        reason: &'static str,
+        /// The reason.
+        reason: Reason,
         /// What is in the way, and what helps.
         message: String,
     },
@@ -124,7 +125,7 @@ pub fn next(want: &Want, view: &View, past: &Past) -> Step {
     }
     if let Some((node, mark)) = own.first() {
         return Step::Refuse {
-            reason: "OwnSnapshotStands",
+            reason: Reason::PreviousCycleOpen,
             message: format!("the snapshot {} of {mark} still stands: it is removed first, never are there two", node.name),
         };
     }
@@ -132,7 +133,7 @@ pub fn next(want: &Want, view: &View, past: &Past) -> Step {
         return Step::Await(task.task.clone());
     }
     if let Some(question) = &view.question {
-        return Step::Wait { reason: "QuestionPending", message: format!("the VM asks: {question} Answer it in vCenter") };
+        return Step::Wait { reason: Reason::VmQuestion, message: format!("the VM asks: {question} Answer it in vCenter") };
     }
     if view.consolidation_needed {
         return Step::Consolidate;
@@ -140,7 +141,7 @@ pub fn next(want: &Want, view: &View, past: &Past) -> Step {
     if view.tree.depth() >= MAX_DEPTH {
         let depth = view.tree.depth();
         return Step::Refuse {
-            reason: "ChainTooLong",
+            reason: Reason::SourceRefused,
             message: format!(
                 "{depth} snapshots lie on top of one another, and vSphere allows 32: remove those that are not needed any more"
             ),
@@ -151,12 +152,12 @@ pub fn next(want: &Want, view: &View, past: &Past) -> Step {
         (Policy::Try | Policy::Require, true, None) => Step::Take { quiesce: true },
         // vCenter would quietly take one as after a power cut.
         (Policy::Require, false, _) => Step::Refuse {
-            reason: "ToolsNotRunning",
+            reason: Reason::ToolsNotRunning,
             message: "snapshot.quiesce is Require, and VMware Tools do not run in the guest: start them, or set it to Try".into(),
         },
         (Policy::Require, true, Some(fault)) => {
             let verdict = of_fault(fault, Doing::TakingSnapshot);
-            Step::Refuse { reason: "QuiesceFailed", message: verdict.message }
+            Step::Refuse { reason: Reason::QuiesceFailed, message: verdict.message }
         }
     }
 }
@@ -178,7 +179,7 @@ pub fn after(fault: Fault, quiesced: bool) -> After {
     let verdict = of_fault(&fault, Doing::TakingSnapshot);
     // Some guests' trouble is told as a plain SnapshotFault, or as an error of the system.
     let guests =
-        verdict.reason == "QuiesceFailed" || matches!(fault.kind.as_str(), "SnapshotFault" | "GenericVmConfigFault" | "SystemError");
+        verdict.reason == Reason::QuiesceFailed || matches!(fault.kind.as_str(), "SnapshotFault" | "GenericVmConfigFault" | "SystemError");
     match verdict.class {
         _ if quiesced && guests => After::QuiesceFailed(Box::new(fault)),
         Class::Wait => After::Wait(verdict),

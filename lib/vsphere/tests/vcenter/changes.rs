@@ -1,6 +1,7 @@
 //! Asking what changed.
 
 use extents::ExtentSet;
+use reasons::Reason;
 use serde_json::json;
 use vsphere::{
     cbt::FullReason,
@@ -186,7 +187,7 @@ async fn faults_of_the_host() {
     let changed_id = json!({"fault": "InvalidArgument", "properties": {"invalidProperty": "changeId"}});
     assert_eq!(asked(changed_id).await, Ok(Changes::Unknown(FullReason::ChangeIdUnknown)));
     let key = json!({"fault": "InvalidArgument", "properties": {"invalidProperty": "deviceKey"}});
-    assert_eq!(asked(key).await.unwrap_err().verdict().reason, "Drift");
+    assert_eq!(asked(key).await.unwrap_err().verdict().reason, Reason::SourceChanged);
     // Any other fault is tried again, and passes, or does not.
     assert_eq!(asked(json!({"fault": "FileFault", "properties": {"file": "x"}, "count": 2})).await, Ok(areas.clone()));
     assert_eq!(asked(json!({"fault": "SystemError", "properties": {"reason": "x"}})).await, Ok(Changes::Unknown(FullReason::CbtFails)));
@@ -196,10 +197,10 @@ async fn faults_of_the_host() {
             .unwrap_err()
             .verdict()
             .reason,
-        "PrivilegeMissing"
+        Reason::PrivilegesMissing
     );
     // vCenter's own trouble says nothing about the disk.
-    assert_eq!(asked(json!({"status": 503})).await.unwrap_err().verdict().reason, "VCenterUnreachable");
+    assert_eq!(asked(json!({"status": 503})).await.unwrap_err().verdict().reason, Reason::Unreachable);
     assert_eq!(asked(json!({"delayMs": 1})).await, Ok(areas));
 }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use blocklog::clock::SystemClock;
+use reasons::Reason;
 use serde_json::json;
 use uuid::Uuid;
 use vsphere::{
@@ -29,7 +30,7 @@ async fn a_certificate_is_trusted_by_issuer_or_thumbprint_only() {
     let other = Simulator::start(&[]);
     let error = with(Trust::Bundle(other.ca.clone())).current_time().await.unwrap_err();
     let verdict = classify(&error, Doing::Other);
-    assert_eq!((verdict.class, verdict.reason), (Class::Block, "CertificateUntrusted"), "{error}");
+    assert_eq!((verdict.class, verdict.reason), (Class::Block, Reason::UntrustedCertificate), "{error}");
     let Error::Wire(WireError::Certificate { shown: Some(shown), .. }) = error else { panic!("{error}") };
     assert!(verdict.message.contains(&shown.to_string()) && verdict.message.contains("CA"), "{}", verdict.message);
     assert!(with(Trust::System).current_time().await.is_err());
@@ -63,7 +64,7 @@ async fn a_wrong_password_reaches_vcenter_once() {
     for _ in 0..5 {
         let error = client.current_time().await.unwrap_err();
         let verdict = classify(&error, Doing::Other);
-        assert_eq!((verdict.class, verdict.reason), (Class::Block, "LoginRefused"));
+        assert_eq!((verdict.class, verdict.reason), (Class::Block, Reason::WrongCredentials));
         assert!(verdict.message.contains("hawser@vsphere.local") && verdict.message.contains("Secret"), "{}", verdict.message);
     }
     assert_eq!(simulator.calls("Login").await, 1);
@@ -88,7 +89,7 @@ async fn a_vcenter_that_is_unwell_is_tried_again() {
     client.current_time().await.unwrap();
     simulator.post("/faults", json!({"method": "CurrentTime", "status": 503, "count": 1})).await;
     let error = client.current_time().await.unwrap_err();
-    assert_eq!(classify(&error, Doing::Other).reason, "VCenterUnreachable");
+    assert_eq!(classify(&error, Doing::Other).reason, Reason::Unreachable);
     client.current_time().await.unwrap();
 
     let url = simulator.url.clone();

@@ -9,6 +9,7 @@ use blocklog::{
     clock::SystemClock,
     ids::{Cycle, CycleId, Incarnation, Owner, VmId},
 };
+use reasons::Reason;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use vsphere::{
@@ -169,8 +170,8 @@ impl Watched {
         Mark { owner: self.owning.owner.clone(), of }
     }
 
-    /// The reason words of what was waited for.
-    pub fn waited(&self) -> Vec<&'static str> {
+    /// The reasons of what was waited for.
+    pub fn waited(&self) -> Vec<Reason> {
         let notes = self.notes.lock().unwrap();
         notes.iter().filter_map(|note| if let Note::Waiting { reason, .. } = note { Some(*reason) } else { None }).collect()
     }

@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use reasons::{ConcernId, Severity};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use vsphere::{
     MoRef,
     collector::{Collector, Inventory},
     model::vm::{Firmware, Power},
-    preflight::{Around, Severity, preflight},
+    preflight::{Around, preflight},
 };
 
 use crate::fixture::{MIB, Simulator, vm};
@@ -145,20 +146,20 @@ async fn preflight_names_what_can_not_be_replicated() {
         let concerns = preflight(vm, &around);
         concerns
             .into_iter()
-            .filter(|concern| concern.severity == Severity::Critical)
+            .filter(|concern| concern.id.severity() <= Severity::Warning)
             .map(|concern| (concern.id, concern.disk))
             .collect::<Vec<_>>()
     };
     assert_eq!(worst("plain"), []);
-    assert_eq!(worst("independent"), [("IndependentDisk", Some(2000))]);
-    assert_eq!(worst("physical"), [("RdmPhysical", Some(2000))]);
-    assert_eq!(worst("shared"), [("MultiWriter", Some(2000))]);
-    assert_eq!(worst("old"), [("HardwareTooOld", None)]);
-    assert_eq!(worst("unsupported"), [("CbtUnsupported", None)]);
+    assert_eq!(worst("independent"), [(ConcernId::IndependentDisk, Some(2000))]);
+    assert_eq!(worst("physical"), [(ConcernId::RawDeviceMapping, Some(2000))]);
+    assert_eq!(worst("shared"), [(ConcernId::SharedDisk, Some(2000))]);
+    assert_eq!(worst("old"), [(ConcernId::ChangeTrackingUnsupported, None)]);
+    assert_eq!(worst("unsupported"), [(ConcernId::ChangeTrackingUnsupported, None)]);
     assert_eq!(worst("untracked"), []);
-    assert_eq!(worst("twin"), [("FaultTolerance", None)]);
-    assert_eq!(worst("secret").first(), Some(&("Encrypted", None)));
-    assert_eq!(worst("template"), [("Template", None)]);
+    assert_eq!(worst("twin"), [(ConcernId::FaultTolerant, None)]);
+    assert_eq!(worst("secret").first(), Some(&(ConcernId::Encrypted, None)));
+    assert_eq!(worst("template"), [(ConcernId::Template, None)]);
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ fn why_a_cycle_is_not_applied() {
         (reason, phase)
     };
     assert_eq!(
-        failed(&|seen| seen.cycles[0].state = Some(state(seen, 2, Phase::Failed("SnapshotLost".into())))),
+        failed(&|seen| seen.cycles[0].state = Some(state(seen, 2, Phase::Failed(Reason::SnapshotLost)))),
         (Reason::SnapshotLost, CyclePhase::Failed)
     );
     assert_eq!(failed(&|seen| ledger(seen).turn = Turn(9)), (Reason::BasisPassed, CyclePhase::Failed));
@@ -79,7 +79,7 @@ fn why_a_cycle_is_not_applied() {
 fn what_was_said_of_an_end_stays() {
     // Failed; then a later cycle makes the replica clean.
     let mut seen = transferred(clean(1), 2);
-    seen.cycles[0].state = Some(state(&seen, 2, Phase::Failed("SnapshotLost".into())));
+    seen.cycles[0].state = Some(state(&seen, 2, Phase::Failed(Reason::SnapshotLost)));
     let mut seen = mirrored(seen);
     make_clean(&mut seen, 3);
     seen.cycles[0].state = None;
@@ -112,16 +112,16 @@ fn seen_cycle(seen: &Observed) -> Cycle {
     seen.cycles[0].id().unwrap().cycle
 }
 
-fn setback(seen: &Observed, number: u64, reason: &str) -> Setback {
+fn setback(seen: &Observed, number: u64, reason: Reason) -> Setback {
     let of = seen.ours().unwrap().cycle(Cycle(number));
     let at = seen.now;
     let turn = Some(seen.ours().unwrap().turn);
-    Setback { of, reason: reason.into(), message: "why".into(), disk: None, tries: 3, first: at, last: at, turn, for_good: false }
+    Setback { of, reason, message: "why".into(), disk: None, tries: 3, first: at, last: at, turn, for_good: false }
 }
 
 fn gone(seen: &Observed, number: u64) -> GivenUp {
     let of = seen.ours().unwrap().cycle(Cycle(number));
-    GivenUp { of, reason: "BlobDamaged".into(), message: "a segment is damaged".into(), disk: Some(blocklog::ids::DiskKey(2000)) }
+    GivenUp { of, reason: Reason::BlobDamaged, message: "a segment is damaged".into(), disk: Some(blocklog::ids::DiskKey(2000)) }
 }
 
 #[test]
@@ -165,9 +165,9 @@ fn what_an_applier_tries_in_vain_is_said_while_it_is_tried() {
             begin(&mut seen, 2);
         }
         let quiet = phase(&seen);
-        seen.setback = Some(setback(&seen, 1, "ReplicaUnreachable"));
+        seen.setback = Some(setback(&seen, 1, Reason::ReplicaUnreachable));
         assert_eq!(phase(&seen), quiet, "of an older cycle it says nothing");
-        seen.setback = Some(setback(&seen, 2, "ReplicaUnreachable"));
+        seen.setback = Some(setback(&seen, 2, Reason::ReplicaUnreachable));
         assert_eq!(phase(&seen), (Status::Unknown, Reason::ReplicaUnreachable, CyclePhase::Applying));
         let message = Pass::new(seen.clone()).mirrored[0].applied.message.clone();
         assert!(message.starts_with("why (tried 3 times in vain from 2023-11-14"), "{message}");

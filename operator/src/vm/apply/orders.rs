@@ -15,12 +15,7 @@ use replica::access::{ReplicaAccess, SecretUrl};
 use zeroize::Zeroizing;
 
 use super::{Outcome, StepContext};
-use crate::{
-    context::Context,
-    cycle::SYNC_NOW,
-    trouble::{Trouble, reason_of},
-    vm::model::GRANT,
-};
+use crate::{context::Context, cycle::SYNC_NOW, trouble::Trouble, vm::model::GRANT};
 
 impl StepContext<'_> {
     /// Grants write access to every seed that is written to, and writes the order, or writes it anew with grants that last.
@@ -30,7 +25,7 @@ impl StepContext<'_> {
         let (store, keys) = (steward.store.as_ref(), &steward.keys);
         let (manifest, digest) = document::require::<Manifest>(store, keys, &blobs::manifest(of)).await?;
         // As the ledger would: what it refuses is not ordered.
-        ledger.admit(&manifest, digest).map_err(|refusal| Trouble::new(reason_of(refusal.reason()), refusal.to_string()))?;
+        ledger.admit(&manifest, digest).map_err(|refusal| Trouble::new(refusal.reason(), refusal.to_string()))?;
         // It is admitted, so the ledger names all of them.
         let written = manifest.written().filter_map(|disk| Some((disk, ledger.seeds.get(&disk)?)));
         let granted = written.map(|(disk, seed)| async move {

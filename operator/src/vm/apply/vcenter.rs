@@ -16,7 +16,7 @@ use vsphere::{
 };
 
 use super::{Outcome, StepContext};
-use crate::trouble::{Trouble, reason_of};
+use crate::trouble::Trouble;
 
 /// How long a pass waits for what vCenter does.
 const AT_VCENTER: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ impl StepContext<'_> {
         let notes = Arc::new(move |note| {
             tracing::info!(?note, "vCenter");
             *last.lock().unwrap_or_else(PoisonError::into_inner) = match note {
-                Note::Waiting { reason, message, .. } => Some(Trouble::new(reason_of(reason), message)),
+                Note::Waiting { reason, message, .. } => Some(Trouble::new(reason, message)),
                 _ => None,
             };
         });
@@ -62,7 +62,7 @@ impl StepContext<'_> {
             Ok(control.switch_tracking_on(incarnation).await?)
         });
         match switched.await? {
-            tracking::Step::Unable(reason, message) => Err(Trouble::new(reason_of(reason), message)),
+            tracking::Step::Unable(message) => Err(Trouble::new(Reason::ChangeTrackingOff, message)),
             _ => Ok(Outcome::default()),
         }
     }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use crds::concerns::Severity;
 use serde_json::json;
 use vsphere::model::disk::Devices;
 
@@ -43,25 +44,17 @@ fn two_vms_of_one_uuid_are_told_unless_one_is_a_template() {
 }
 
 #[test]
-fn every_concern_that_can_be_accepted_has_the_apis_word_and_weight() {
-    let spec: ReplicatedVMSpec = serde_json::from_value(json!({
-        "applianceRef": {"name": "onprem"}, "vm": {"moRef": "vm-1"}, "acceptConcerns": ["ChangeTrackingOff"]
-    }))
-    .unwrap();
-    for id in ["HardwareTooOld", "CbtUnsupported", "CbtNeedsNoSnapshots", "CbtOff", "RdmVirtual"] {
-        let of_vcenter = preflight::Concern {
-            id,
-            severity: preflight::Severity::Critical,
-            disk: None,
-            message: "m".into(),
-            remedy: "r".into(),
-            acceptable: true,
-        };
-        let concern = translated(&of_vcenter, &spec);
-        let word = ConcernId::from_word(&concern.id).unwrap_or_else(|| panic!("{id}"));
-        assert_eq!((concern.severity, word.severity()), (Severity::Warning, Severity::Warning), "{id}");
-        assert_eq!(concern.accepted, id == "CbtOff");
-        assert_eq!(translated(&preflight::Concern { acceptable: false, ..of_vcenter }, &spec).severity, Severity::Critical);
+fn a_concern_is_accepted_by_its_id_where_it_may_be() {
+    for id in ConcernId::ALL {
+        let spec: ReplicatedVMSpec = serde_json::from_value(json!({
+            "applianceRef": {"name": "onprem"}, "vm": {"moRef": "vm-1"}, "acceptConcerns": [id.as_str()]
+        }))
+        .unwrap();
+        let one = |id| super::told(preflight::Concern { id, disk: Some(2000), message: "m".into() }, &spec);
+        let concern = one(*id);
+        assert_eq!((concern.id.as_str(), concern.severity, concern.remedy.as_str()), (id.as_str(), id.severity(), id.remedy()));
+        assert_eq!(concern.accepted, id.severity() == Severity::Warning, "{id}");
+        assert!(ConcernId::ALL.iter().all(|other| other == id || !one(*other).accepted), "{id} accepts another one");
     }
 }
 

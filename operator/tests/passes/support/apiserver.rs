@@ -5,11 +5,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use axum::body::Body;
 use blocklog::clock::Clock;
+use futures::stream;
 use http::{Method, Response};
-use kube::{Client, client::Body};
+use kube::Client;
 use serde_json::{Map, Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::watch;
 
 use super::{
     clock::TestClock,
@@ -25,7 +27,7 @@ pub type Key = (String, String, String);
 /// What was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// `get`, `list`, `create`, `patch`, `update` or `delete`.
+    /// `get`, `list`, `watch`, `create`, `patch`, `update` or `delete`.
     pub verb: &'static str,
     /// `replicatedvms`, and `replicatedvms/status`.
     pub resource: String,
@@ -77,6 +79,8 @@ struct State {
     /// What each manager has applied last, by object and whether it is the status.
     applied: BTreeMap<(Key, String, bool), Value>,
     version: u64,
+    /// All that was written, for those who watch: the version that it has made, and `ADDED`, `MODIFIED` or `DELETED`.
+    history: Vec<(u64, Key, &'static str, Value)>,
     asked: Vec<Asked>,
     plan: Option<Plan>,
 }
@@ -86,15 +90,17 @@ struct State {
 pub struct Apiserver {
     state: Arc<Mutex<State>>,
     clock: Arc<TestClock>,
-    changes: broadcast::Sender<Key>,
+    /// The last version.
+    version: Arc<watch::Sender<u64>>,
 }
 
 struct Refusal(u16, &'static str, String);
 
 impl Apiserver {
     pub fn new(clock: Arc<TestClock>) -> Self {
-        let state = State { objects: BTreeMap::new(), applied: BTreeMap::new(), version: 0, asked: Vec::new(), plan: None };
-        Self { state: Arc::new(Mutex::new(state)), clock, changes: broadcast::Sender::new(4096) }
+        let state =
+            State { objects: BTreeMap::new(), applied: BTreeMap::new(), version: 0, history: Vec::new(), asked: Vec::new(), plan: None };
+        Self { state: Arc::new(Mutex::new(state)), clock, version: Arc::new(watch::Sender::new(0)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -104,16 +110,11 @@ impl Apiserver {
     /// A client of it. It has to be made where a runtime is.
     pub fn client(&self) -> Client {
         let server = self.clone();
-        let service = tower::service_fn(move |request: http::Request<Body>| {
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let server = server.clone();
             async move { server.serve(request).await }
         });
         Client::new(service, "default")
-    }
-
-    /// The keys of what is written, deleted ones, too.
-    pub fn changes(&self) -> broadcast::Receiver<Key> {
-        self.changes.subscribe()
     }
 
     /// Puts an object there past all rules.
@@ -125,8 +126,15 @@ impl Apiserver {
         state.version += 1;
         let (version, now) = (state.version, self.clock.now());
         born(&mut object, version, now);
-        state.objects.insert(key.clone(), object);
-        let _ = self.changes.send(key);
+        self.keep(&mut state, key, object);
+    }
+
+    /// Stores an object at the last version, and tells those who watch.
+    fn keep(&self, state: &mut State, key: Key, object: Value) {
+        let how = if state.objects.contains_key(&key) { "MODIFIED" } else { "ADDED" };
+        state.history.push((state.version, key.clone(), how, object.clone()));
+        state.objects.insert(key, object);
+        self.version.send_replace(state.version);
     }
 
     /// An object.
@@ -170,7 +178,7 @@ impl Apiserver {
         self.lock().plan = None;
     }
 
-    async fn serve(&self, request: http::Request<Body>) -> Result<Response<Body>, std::io::Error> {
+    async fn serve(&self, request: http::Request<kube::client::Body>) -> Result<Response<Body>, std::io::Error> {
         self.clock.active(true);
         self.clock.active(false);
         let (head, body) = request.into_parts();
@@ -199,9 +207,33 @@ impl Apiserver {
                 drop(self.answered(&place, asked.verb, &head.headers, &url, &body));
                 return Err(dropped());
             }
+            None if asked.verb == "watch" => return Ok(self.watched(place, &url)),
             None => {}
         }
         Ok(answer(self.answered(&place, asked.verb, &head.headers, &url, &body)))
+    }
+
+    /// All that is written from a version on, for as long as somebody listens.
+    fn watched(&self, place: Place, url: &reqwest::Url) -> Response<Body> {
+        let from = url.query_pairs().find(|(name, _)| name == "resourceVersion").and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
+        let start = (self.clone(), self.version.subscribe(), Arc::new(place), from);
+        let lines = stream::unfold(start, |(server, mut version, place, from): (Self, watch::Receiver<u64>, Arc<Place>, u64)| async move {
+            loop {
+                version.borrow_and_update();
+                let (lines, last) = {
+                    let state = server.lock();
+                    let begin = state.history.partition_point(|(version, ..)| *version <= from);
+                    let told = state.history[begin..].iter().filter(|(_, key, _, object)| place.holds(key, object));
+                    let lines: String = told.map(|(_, _, how, object)| format!("{}\n", json!({ "type": how, "object": object }))).collect();
+                    (lines, state.version)
+                };
+                if !lines.is_empty() {
+                    return Some((Ok::<_, std::io::Error>(lines), (server, version, place, last)));
+                }
+                version.changed().await.ok()?;
+            }
+        });
+        Response::builder().header("content-type", "application/json").body(Body::from_stream(lines)).unwrap()
     }
 
     fn answered(&self, place: &Place, verb: &str, headers: &http::HeaderMap, url: &reqwest::Url, body: &[u8]) -> Result<Value, Refusal> {
@@ -229,8 +261,7 @@ impl Apiserver {
                 state.version += 1;
                 let version = state.version;
                 born(&mut object, version, self.clock.now());
-                state.objects.insert(key.clone(), object.clone());
-                let _ = self.changes.send(key);
+                self.keep(&mut state, key, object.clone());
                 Ok(object)
             }
             "delete" => {
@@ -324,8 +355,7 @@ impl Apiserver {
         if new["metadata"].get("deletionTimestamp").is_some() && !held {
             self.gone(state, key);
         } else {
-            state.objects.insert(key.clone(), new.clone());
-            let _ = self.changes.send(key.clone());
+            self.keep(state, key.clone(), new.clone());
         }
         new
     }
@@ -345,9 +375,12 @@ impl Apiserver {
 
     /// An object is gone, and what it owned goes with it.
     fn gone(&self, state: &mut State, key: &Key) {
-        let Some(old) = state.objects.remove(key) else { return };
+        let Some(mut old) = state.objects.remove(key) else { return };
         state.applied.retain(|(of, ..), _| of != key);
-        let _ = self.changes.send(key.clone());
+        state.version += 1;
+        old["metadata"]["resourceVersion"] = json!(state.version.to_string());
+        state.history.push((state.version, key.clone(), "DELETED", old.clone()));
+        self.version.send_replace(state.version);
         let owned = |object: &Value| {
             let owners = object["metadata"]["ownerReferences"].as_array();
             owners.is_some_and(|all| all.iter().any(|owner| owner["uid"] == old["metadata"]["uid"]))
@@ -377,12 +410,7 @@ fn born(object: &mut Value, version: u64, now: jiff::Timestamp) {
 }
 
 fn list(state: &State, place: &Place) -> Value {
-    let of = |key: &&Key| key.0 == place.resource && place.namespace.as_ref().is_none_or(|namespace| *namespace == key.1);
-    let chosen = |object: &&Value| {
-        place.labels.iter().all(|(name, value)| object["metadata"]["labels"][name] == *value)
-            && place.fields.iter().all(|(path, value)| object.pointer(&format!("/{}", path.replace('.', "/"))) == Some(&json!(value)))
-    };
-    let items: Vec<&Value> = state.objects.iter().filter(|(key, _)| of(key)).map(|(_, object)| object).filter(chosen).collect();
+    let items: Vec<&Value> = state.objects.iter().filter(|(key, object)| place.holds(key, object)).map(|(_, object)| object).collect();
     json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": state.version.to_string() }, "items": items })
 }
 
@@ -437,6 +465,14 @@ impl Place {
             labels: pairs(&labels),
             fields: pairs(&fields),
         })
+    }
+
+    /// True for what a list of it has.
+    fn holds(&self, key: &Key, object: &Value) -> bool {
+        key.0 == self.resource
+            && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.1)
+            && self.labels.iter().all(|(name, value)| object["metadata"]["labels"][name] == *value)
+            && self.fields.iter().all(|(path, value)| object.pointer(&format!("/{}", path.replace('.', "/"))) == Some(&json!(value)))
     }
 
     fn word(&self) -> String {

@@ -15,9 +15,27 @@ use tokio::sync::{Notify, oneshot};
 /// not milliseconds: between two of them everybody has had its turn, however busy the machine is.
 const QUIET: u32 = 10;
 
+/// The same where time passes a little at a time: a look that comes too early does no harm.
+const QUIET_WHILE_PAUSED: u32 = 3;
+/// So much passes at a time.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Lets everybody have its turn, by the machine's time.
+#[allow(clippy::disallowed_methods, reason = "this is the clock")]
+async fn look(paused: bool) {
+    let length = Duration::from_millis(1);
+    if paused {
+        let _ = tokio::task::spawn_blocking(move || std::thread::sleep(length)).await;
+    } else {
+        tokio::time::sleep(length).await;
+    }
+}
+
 /// A clock that jumps to the end of the next sleep once all is quiet. So a lease of a minute lasts a moment, and a time-out ends what is silent, not what is
 /// slow. What waits for sockets has its time-outs by the machine's clock.
 pub struct TestClock {
+    /// Where tokio's time is paused, and passes with this one: it keeps tokio from letting it pass by itself.
+    paused: Option<std::sync::mpsc::Sender<()>>,
     start: Timestamp,
     state: Mutex<State>,
     came: Notify,
@@ -35,9 +53,22 @@ struct State {
 
 impl TestClock {
     /// One that begins at the machine's time: tokens and accesses of the simulated Azure run by that.
-    #[allow(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn new() -> Arc<Self> {
-        let clock = Arc::new(Self { start: Timestamp::now(), state: Mutex::default(), came: Notify::new() });
+        Self::with(None)
+    }
+
+    /// The same for a test whose tokio is paused (`start_paused`): its time passes with this one, a little at a time, and only while all is quiet. So what
+    /// waits by tokio's timers (controllers, watches) waits no longer than what asks the clock, and nothing that waits for a socket runs out of time.
+    pub fn paused() -> Arc<Self> {
+        let (keeps, kept) = std::sync::mpsc::channel::<()>();
+        // As long as something blocks, tokio does not let time pass by itself.
+        tokio::task::spawn_blocking(move || kept.recv());
+        Self::with(Some(keeps))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the clock")]
+    fn with(paused: Option<std::sync::mpsc::Sender<()>>) -> Arc<Self> {
+        let clock = Arc::new(Self { paused, start: Timestamp::now(), state: Mutex::default(), came: Notify::new() });
         let weak = Arc::downgrade(&clock);
         tokio::spawn(async move {
             while let Some(clock) = weak.upgrade() {
@@ -50,22 +81,28 @@ impl TestClock {
         clock
     }
 
-    /// Jumps once, where somebody sleeps and all else is quiet; false where nobody sleeps.
-    #[allow(clippy::disallowed_methods, reason = "this is the clock")]
+    /// Looks once, and lets time pass where all is quiet; false where nobody waits for it.
     async fn step(&self) -> bool {
-        // By the machine's time: whoever can run does before.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let mut state = self.state.lock().unwrap();
-        if state.sleepers.is_empty() {
-            return false;
-        }
-        state.quiet = if state.under_way > 0 { 0 } else { state.quiet + 1 };
-        if state.quiet >= QUIET
-            && let Some(((until, _), wake)) = state.sleepers.pop_first()
-        {
-            state.passed = state.passed.max(until);
+        look(self.paused.is_some()).await;
+        let by = {
+            let mut state = self.state.lock().unwrap();
+            let next = state.sleepers.keys().next().map(|(until, _)| until.saturating_sub(state.passed));
+            let (by, enough) = match (&self.paused, next) {
+                // Who waits by tokio's timers is not known here.
+                (Some(_), next) => (next.unwrap_or(STEP).min(STEP), QUIET_WHILE_PAUSED),
+                (None, Some(next)) => (next, QUIET),
+                (None, None) => return false,
+            };
+            state.quiet = if state.under_way > 0 { 0 } else { state.quiet + 1 };
+            if state.quiet < enough {
+                return true;
+            }
             state.quiet = 0;
-            let _ = wake.send(());
+            by
+        };
+        self.advance(by);
+        if self.paused.is_some() {
+            tokio::time::advance(by).await;
         }
         true
     }

@@ -13,6 +13,9 @@
 //! [`VCenter::edit`], what the apiserver has by [`Apiserver::edit`] and [`Apiserver::delete`]. What the apiserver was asked says [`Apiserver::take_asked`];
 //! what becomes of a request instead of its answer, [`Apiserver::plan`]; what Azure does, `world.azure.state.arm.knobs`. More VMs come by
 //! [`World::add_vm`]. Time is [`TestClock`]'s: it jumps where somebody sleeps, and [`TestClock::advance`] lets it pass.
+//!
+//! What is about many passes, and what wakes them, has the real controllers work for a while: in a test with `#[tokio::test(start_paused = true)]`,
+//! [`World::paused`] and [`World::operates`]. Two minutes of theirs take some seconds; what is counted afterwards is what the servers were asked meanwhile.
 #![allow(dead_code, reason = "each test uses a part")]
 
 pub mod apiserver;
@@ -30,21 +33,26 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use blocklog::{
+    clock::Clock,
     entropy::Entropy,
     ids::{Owner, VmId},
     keys::KeyRing,
     store::{LogStore, memory::MemoryStore},
 };
-use crds::{Appliance, ReplicatedVM, names};
-use kube::runtime::{
-    controller::Action,
-    events::{Recorder, Reporter},
-    reflector::store,
-    watcher::Event,
+use crds::{Appliance, Read, ReplicatedVM, names};
+use kube::{
+    Client,
+    runtime::{
+        controller::Action,
+        events::{Recorder, Reporter},
+        reflector::store,
+        watcher::Event,
+    },
 };
 use operator::{
     appliance::{self, gather, site::Site, sites::Sites},
     context::{Context, DiskLists, Settings},
+    controllers::Controllers,
     metrics::Metrics,
     objects::seconds,
     status_writes::StatusWrites,
@@ -80,7 +88,7 @@ pub struct World {
     pub azure: Azure,
     pub vcenter: VCenter,
     pub context: Arc<Context>,
-    vms: Mutex<store::Writer<ReplicatedVM>>,
+    vms: Mutex<store::Writer<Read<ReplicatedVM>>>,
     /// The machines' numbers, by the names of their objects: of objects that are gone, too.
     numbers: Mutex<BTreeMap<String, u128>>,
 }
@@ -98,7 +106,15 @@ impl Entropy for Seeded {
 impl World {
     /// An Appliance that is ready, a gateway that is, and the VM `web` of two disks, of which the operator has not heard yet.
     pub async fn new() -> Self {
-        let clock = TestClock::new();
+        Self::with(TestClock::new()).await
+    }
+
+    /// The same for a test whose tokio is paused.
+    pub async fn paused() -> Self {
+        Self::with(TestClock::paused()).await
+    }
+
+    async fn with(clock: Arc<TestClock>) -> Self {
         let api = Apiserver::new(clock.clone());
         let azure = Azure::start(&clock).await;
         let vcenter = VCenter::new(test_support::vm_id().vcenter, clock.clone());
@@ -118,25 +134,7 @@ impl World {
         }));
         let client = api.client();
         let (reader, writer) = store::store();
-        let reporter = Reporter { controller: "hawser-operator".to_owned(), instance: Some("test".to_owned()) };
-        let context = Arc::new(Context {
-            client: client.clone(),
-            clock: clock.clone(),
-            entropy: Arc::new(Seeded(AtomicU64::new(1))),
-            settings: Settings {
-                cluster: test_support::owner().cluster,
-                worker_image: "worker".to_owned(),
-                worker_service_account: "hawser-worker".to_owned(),
-            },
-            sites: Sites::default(),
-            recorder: Recorder::new(client, reporter),
-            metrics: Metrics::new().unwrap(),
-            vms: vec![reader],
-            disks: DiskLists::default(),
-            told: Told::default(),
-            writes: StatusWrites::default(),
-            admission: tokio::sync::Mutex::new(()),
-        });
+        let context = Arc::new(context(&client, &clock, 1, vec![reader]));
         let world = Self { clock, api, store, keys, azure, vcenter, context, vms: Mutex::new(writer), numbers: Mutex::default() };
         world.has_appliance().await;
         world.has_gateway("gw-1", true);
@@ -146,7 +144,6 @@ impl World {
 
     /// The Appliance as it is once it was looked at, and what was built for it.
     async fn has_appliance(&self) {
-        use blocklog::clock::Clock;
         let now = seconds(self.clock.now());
         self.api.put(json!({
             "apiVersion": "hawser.dev/v1alpha1", "kind": "Appliance",
@@ -176,7 +173,7 @@ impl World {
         let object: Appliance = serde_json::from_value(self.api.get("appliances", NAMESPACE, APPLIANCE).unwrap()).unwrap();
         let inputs = gather::gather(&self.context.client, NAMESPACE, &object).await;
         let store: Arc<dyn LogStore> = self.store.clone();
-        let clock: Arc<dyn blocklog::clock::Clock> = self.clock.clone();
+        let clock: Arc<dyn Clock> = self.clock.clone();
         let site = Site::over(inputs, &clock, &store, self.vcenter.client(), self.vcenter.inventory());
         site.target.as_ref().unwrap();
         self.context.sites.put(NAMESPACE, APPLIANCE, Arc::new(site));
@@ -184,7 +181,6 @@ impl World {
 
     /// A gateway's pod.
     pub fn has_gateway(&self, name: &str, ready: bool) {
-        use blocklog::clock::Clock;
         // What is not ready has not been so for long enough to be given up.
         let since = seconds(self.clock.now() - jiff::SignedDuration::from_mins(10));
         self.api.put(json!({
@@ -280,6 +276,20 @@ impl World {
         appliance::reconcile(Arc::new(object), self.context.clone()).await
     }
 
+    /// The real controllers work for so long, by the clock: what was changed, and what they want, wakes them as it does in a cluster.
+    pub async fn operates(&self, length: Duration) {
+        let client = self.api.client();
+        let controllers = Controllers::new(&client, &[NAMESPACE.to_owned()], 16);
+        let context = context(&client, &self.clock, 1 << 32, controllers.stores());
+        if let Some(site) = self.context.sites.get(NAMESPACE, APPLIANCE) {
+            context.sites.put(NAMESPACE, APPLIANCE, site);
+        }
+        tokio::select! {
+            () = controllers.run(Arc::new(context), std::future::pending()) => unreachable!("nobody stops them"),
+            () = self.clock.sleep(length) => {}
+        }
+    }
+
     /// Passes, and works, until a step is decided that is meant: what was seen then, and the step, which is not done yet.
     pub async fn until(&self, name: &str, meant: impl Fn(&Step) -> bool) -> (Observed, Step) {
         let mut before = Vec::new();
@@ -325,6 +335,29 @@ impl World {
     fn state(&self) -> (Vec<Value>, BTreeMap<String, bytes::Bytes>) {
         let kinds = ["replicatedvms", "replicationcycles", "appliances"];
         (kinds.iter().flat_map(|kind| self.api.all(kind)).collect(), self.store.snapshot())
+    }
+}
+
+/// What all passes share; `first` is where its random numbers begin.
+fn context(client: &Client, clock: &Arc<TestClock>, first: u64, vms: Vec<store::Store<Read<ReplicatedVM>>>) -> Context {
+    let reporter = Reporter { controller: "hawser-operator".to_owned(), instance: Some("test".to_owned()) };
+    Context {
+        client: client.clone(),
+        clock: clock.clone(),
+        entropy: Arc::new(Seeded(AtomicU64::new(first))),
+        settings: Settings {
+            cluster: test_support::owner().cluster,
+            worker_image: "worker".to_owned(),
+            worker_service_account: "hawser-worker".to_owned(),
+        },
+        sites: Sites::default(),
+        recorder: Recorder::new(client.clone(), reporter),
+        metrics: Metrics::new().unwrap(),
+        vms,
+        disks: DiskLists::default(),
+        told: Told::default(),
+        writes: StatusWrites::default(),
+        admission: tokio::sync::Mutex::new(()),
     }
 }
 

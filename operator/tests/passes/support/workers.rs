@@ -11,7 +11,7 @@ use blocklog::{
     names as blobs,
     store::{LogStore, When},
 };
-use crds::ReplicationCycle;
+use crds::{ReplicationCycle, reasons::Reason};
 use extents::ExtentSet;
 use operator::objects::{cycle_id, seconds};
 use serde_json::{Value, json};
@@ -98,7 +98,7 @@ impl World {
     pub async fn gives_up(&self, cycle: &ReplicationCycle) {
         let of = cycle_id(cycle).unwrap();
         if let Some(mut state) = self.read::<State>(&blobs::state(of)).await {
-            (state.phase, state.snapshot) = (Phase::Failed("Cancelled".into()), SnapshotNote::Released);
+            (state.phase, state.snapshot) = (Phase::Failed(Reason::Cancelled), SnapshotNote::Released);
             self.write(&blobs::state(of), &state).await;
         }
         self.vcenter.release(&cycle.spec.vm.mo_ref, &self.mark(cycle, of));
@@ -138,6 +138,14 @@ impl World {
         let manifest = self.read(&blobs::manifest(order.of)).await?;
         let ledger = self.ledger(vm).await?;
         Some((order, manifest, ledger))
+    }
+
+    /// The workers' pods come up where they are deployed.
+    pub fn deploys(&self) {
+        for deployment in self.api.all("deployments") {
+            let name = deployment["metadata"]["name"].as_str().unwrap();
+            self.api.edit("deployments", NAMESPACE, name, |it| it["status"] = json!({ "readyReplicas": it["spec"]["replicas"] }));
+        }
     }
 
     /// Both halves do at once all that they are asked.

@@ -10,6 +10,8 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use reasons::Reason;
+
 use super::*;
 use crate::{
     clock::{Clock, SystemClock},
@@ -137,7 +139,7 @@ async fn a_container_that_is_not_there_is_denied() {
         store.renew("a", id()).await,
         store.break_lease("a").await,
     ] {
-        assert!(matches!(&result, Err(StoreError::Denied(said)) if said.contains("no-such-container")), "{result:?}");
+        assert!(matches!(&result, Err(StoreError::ContainerMissing(said)) if said.contains("no-such-container")), "{result:?}");
     }
 }
 
@@ -265,28 +267,28 @@ async fn every_code_has_its_place() {
         store.refusal("a", Failure { kind, status: Some(status), code: code.to_owned(), text: format!("HTTP {status} {code}") }).reason()
     };
     for (status, code, reason) in [
-        (404, "BlobNotFound", "BlobNotFound"),
-        (404, "ContainerNotFound", "LogStoreDenied"),
-        (409, "ContainerBeingDeleted", "LogStoreDenied"),
+        (404, "BlobNotFound", Reason::BlobNotFound),
+        (404, "ContainerNotFound", Reason::ContainerMissing),
+        (409, "ContainerBeingDeleted", Reason::ContainerMissing),
         // A 404 of whoever stands between us and the service does not mean that there is no blob.
-        (404, "", "LogStoreFailed"),
-        (409, "BlobAlreadyExists", "BlobExists"),
-        (412, "ConditionNotMet", "BlobChanged"),
-        (412, "LeaseIdMissing", "BlobLeased"),
-        (409, "LeaseAlreadyPresent", "BlobLeased"),
-        (409, "LeaseIsBreakingAndCannotBeAcquired", "BlobLeased"),
-        (412, "LeaseIdMismatchWithBlobOperation", "LeaseLost"),
-        (409, "LeaseIdMismatchWithLeaseOperation", "LeaseLost"),
-        (412, "LeaseLost", "LeaseLost"),
-        (412, "LeaseNotPresentWithBlobOperation", "LeaseLost"),
-        (409, "LeaseNotPresentWithLeaseOperation", "LeaseLost"),
-        (409, "LeaseIsBrokenAndCannotBeRenewed", "LeaseLost"),
-        (401, "NoAuthenticationInformation", "LogStoreDenied"),
-        (403, "AuthorizationPermissionMismatch", "LogStoreDenied"),
-        (503, "ServerBusy", "LogStoreUnreachable"),
-        (507, "", "LogStoreFull"),
-        (400, "InvalidBlockList", "LogStoreFailed"),
-        (416, "InvalidRange", "LogStoreFailed"),
+        (404, "", Reason::LogStoreFailed),
+        (409, "BlobAlreadyExists", Reason::BlobExists),
+        (412, "ConditionNotMet", Reason::BlobChanged),
+        (412, "LeaseIdMissing", Reason::BlobLeased),
+        (409, "LeaseAlreadyPresent", Reason::BlobLeased),
+        (409, "LeaseIsBreakingAndCannotBeAcquired", Reason::BlobLeased),
+        (412, "LeaseIdMismatchWithBlobOperation", Reason::LeaseLost),
+        (409, "LeaseIdMismatchWithLeaseOperation", Reason::LeaseLost),
+        (412, "LeaseLost", Reason::LeaseLost),
+        (412, "LeaseNotPresentWithBlobOperation", Reason::LeaseLost),
+        (409, "LeaseNotPresentWithLeaseOperation", Reason::LeaseLost),
+        (409, "LeaseIsBrokenAndCannotBeRenewed", Reason::LeaseLost),
+        (401, "NoAuthenticationInformation", Reason::LogStoreDenied),
+        (403, "AuthorizationPermissionMismatch", Reason::LogStoreDenied),
+        (503, "ServerBusy", Reason::LogStoreUnreachable),
+        (507, "", Reason::LogStoreFull),
+        (400, "InvalidBlockList", Reason::LogStoreFailed),
+        (416, "InvalidRange", Reason::LogStoreFailed),
     ] {
         assert_eq!(refusal(status, code), reason, "{status} {code}");
     }
