@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-.PHONY: help setup azurite build programs test check unit e2e demo demo-local sandbox-up sandbox-down sandbox-status bench fuzz clean
+.PHONY: help setup azurite build programs test check unit e2e e2e-hostile demo demo-local sandbox-up sandbox-down sandbox-status bench fuzz clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ unit: ## Unit, property and integration tests, and the schedules
 
 e2e: setup programs ## The sandbox, its simulators, and their judges
 	@scripts/e2e.sh
+
+e2e-hostile: setup programs ## Each server fails for two minutes, with ten VMs: nobody storms it (a quarter of an hour)
+	@e2e/sandbox/setup.sh
+	@e2e/system/test.sh hostile::
 
 sandbox-up: setup programs ## A real Kubernetes, a vCenter and Azure's rules, on this machine
 	@e2e/sandbox/setup.sh

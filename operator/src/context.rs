@@ -19,7 +19,7 @@ use kube::{
 
 use azure::{Arm, ArmError, disks::Disk};
 
-use crate::{appliance::sites::Sites, metrics::Metrics, objects::cut, told::Told};
+use crate::{appliance::sites::Sites, metrics::Metrics, objects::cut, status_writes::StatusWrites, told::Told};
 
 /// The most bytes of an event's note: the apiserver refuses more than 1024.
 const NOTE_MOST: usize = 1024;
@@ -74,6 +74,8 @@ pub struct Context {
     pub disks: DiskLists,
     /// What vCenters tell.
     pub told: Told,
+    /// When statuses were written last.
+    pub writes: StatusWrites,
     /// Held while a cycle is admitted: two that see the same free slot must not both take it.
     pub admission: tokio::sync::Mutex<()>,
 }
@@ -110,7 +112,11 @@ type Lists = BTreeMap<(String, String), (Duration, Arc<Vec<Disk>>)>;
 
 /// The managed disks of resource groups as they were listed last.
 #[derive(Default)]
-pub struct DiskLists(Mutex<Lists>);
+pub struct DiskLists {
+    known: Mutex<Lists>,
+    /// Held by the one who lists for all.
+    turn: tokio::sync::Mutex<()>,
+}
 
 impl DiskLists {
     /// The disks of a resource group, listed now or a little while ago.
@@ -119,8 +125,9 @@ impl DiskLists {
     /// As [`Arm::disks`].
     pub async fn list(&self, context: &Context, arm: &Arm, subscription: &str, group: &str) -> Result<Arc<Vec<Disk>>, ArmError> {
         let key = (subscription.to_lowercase(), group.to_lowercase());
+        let _turn = self.turn.lock().await;
         let now = context.clock.monotonic();
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some((at, disks)) = known.filter(|(at, _)| now.saturating_sub(*at) < LIST_HOLDS) {
             tracing::trace!(age = (now - at).as_secs(), "managed disks as listed before");
             return Ok(disks);
@@ -128,13 +135,13 @@ impl DiskLists {
         let disks = Arc::new(arm.disks(subscription, group).await?);
         // What is being made is looked at again at once.
         if disks.iter().all(|disk| disk.provisioned) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (now, disks.clone()));
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (now, disks.clone()));
         }
         Ok(disks)
     }
 
     /// Has everything listed anew: something was made or deleted.
     pub fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

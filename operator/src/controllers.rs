@@ -1,7 +1,7 @@
 //! What wakes a pass: which objects are watched for which controller, and how many passes run at a time. Hawser's own are watched as [`Read`]: one
 //! that this version can't read wakes its own pass, which says so, and costs no other one.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use crds::{Appliance, Read, ReplicatedVM, ReplicationCycle, names};
 use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
@@ -13,14 +13,15 @@ use kube::{
     Api, Client, ResourceExt,
     core::PartialObjectMeta,
     runtime::{
-        Controller,
+        Controller, WatchStreamExt,
         controller::{Action, Config},
-        reflector::{ObjectRef, Store},
+        reflector::{self, ObjectRef, Store},
         watcher,
     },
 };
+use serde::de::DeserializeOwned;
 
-use crate::{appliance, context::Context, trouble::Trouble, vm};
+use crate::{appliance, context::Context, trouble::Trouble, vm, wakes};
 
 /// How long the passes that are under way have when the process is told to stop; one that makes seeds may take much longer, and can be cut
 /// anywhere. With the farewells that follow it is less than ten seconds, in which another leads.
@@ -48,7 +49,7 @@ impl Controllers {
         let namespaces = if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
         let busy = Config::default().concurrency(concurrency);
         let scope = |namespace: Option<String>| {
-            let vms = Controller::new(api::<Read<ReplicatedVM>>(client, namespace.as_deref()), watcher::Config::default());
+            let vms = watched(api::<Read<ReplicatedVM>>(client, namespace.as_deref()));
             Scope { namespace, vms: vms.with_config(busy.clone()) }
         };
         Self { client: client.clone(), scopes: namespaces.into_iter().map(scope).collect() }
@@ -80,6 +81,17 @@ impl Controllers {
     }
 }
 
+/// Wakes an object by what others change of it, and not by its status, which the pass itself has written.
+fn watched<K>(api: Api<Read<K>>) -> Controller<Read<K>>
+where
+    K: Send + Sync + 'static,
+    Read<K>: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let (reader, writer) = reflector::store();
+    let events = watcher(api, watcher::Config::default()).reflect(writer);
+    Controller::for_stream(wakes::changed(events, wakes::read_but_status), reader)
+}
+
 /// Wakes a VM by itself, its cycles, its appliance, and what vCenter tells of it.
 fn of_vms(
     controller: Controller<Read<ReplicatedVM>>,
@@ -97,8 +109,14 @@ fn of_vms(
     };
     controller
         .reconcile_on(context.told.wakes(store_of_told))
-        .owns(api::<Read<ReplicationCycle>>(client, namespace), watcher::Config::default())
-        .watches(api::<Read<Appliance>>(client, namespace), watcher::Config::default(), of_appliance)
+        .owns_stream(wakes::changed(
+            watcher(api::<Read<ReplicationCycle>>(client, namespace), Default::default()),
+            wakes::read(wakes::of_cycle),
+        ))
+        .watches_stream(
+            wakes::changed(watcher(api::<Read<Appliance>>(client, namespace), Default::default()), wakes::read(wakes::of_appliance)),
+            of_appliance,
+        )
         .graceful_shutdown_on(end)
         .run(pass_over_vm, on_error, context)
         .for_each(|_| std::future::ready(()))
@@ -112,7 +130,7 @@ fn of_appliances(
     context: Arc<Context>,
     end: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> LocalBoxFuture<'static, ()> {
-    let controller = Controller::new(api::<Read<Appliance>>(client, namespace), watcher::Config::default());
+    let controller = watched(api::<Read<Appliance>>(client, namespace));
     let (of_secret, of_map) = (controller.store(), controller.store());
     controller
         .with_config(Config::default().concurrency(APPLIANCES))

@@ -18,6 +18,8 @@ pub mod probes;
 pub mod reading;
 pub mod roles;
 pub mod seeds;
+pub mod status_writes;
 pub mod told;
 pub mod trouble;
 pub mod vm;
+pub mod wakes;

@@ -21,6 +21,7 @@ use operator::{
     metrics::Metrics,
     objects::MANAGER,
     probes::Probes,
+    status_writes::StatusWrites,
     told::Told,
 };
 use tokio::sync::watch;
@@ -104,6 +105,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         vms: controllers.stores(),
         disks: DiskLists::default(),
         told: Told::default(),
+        writes: StatusWrites::default(),
         admission: tokio::sync::Mutex::new(()),
     });
     let lost = leadership.lost();

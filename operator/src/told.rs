@@ -104,8 +104,10 @@ fn changed(before: &Inventory, now: &Inventory) -> Changed {
         (Some(old), Some(new)) => !Arc::ptr_eq(old, new) && old != new,
         _ => true,
     };
+    // Whoever was told that nothing is heard waits for it.
+    let heard_again = before.trouble.is_some() && now.trouble.is_none();
     // Of one that is in both what it is now counts.
-    let all = before.vms.iter().chain(&now.vms).filter(|(reference, _)| differs(reference));
+    let all = before.vms.iter().chain(&now.vms).filter(|(reference, _)| heard_again || differs(reference));
     let change = |(of, vm): (&MoRef, &Arc<Vm>)| {
         let names = |vm: &Arc<Vm>| (vm.name.clone(), vm.instance_uuid);
         let appears = now.vms.get(of).is_some_and(|now| before.vms.get(of).map(names) != Some(names(now)));
@@ -117,9 +119,11 @@ fn changed(before: &Inventory, now: &Inventory) -> Changed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crds::reasons::Reason;
     use futures::StreamExt;
     use kube::runtime::{reflector::store, watcher::Event};
     use serde_json::json;
+    use vsphere::classify::{Class, Verdict};
 
     fn vm(uuid: u128, name: &str) -> Arc<Vm> {
         Arc::new(Vm { instance_uuid: Some(Uuid::from_u128(uuid)), name: name.into(), ..Vm::default() })
@@ -156,6 +160,12 @@ mod tests {
         let moved = changed(&before, &inventory(&[("vm-1", &moved), ("vm-2", &old), ("vm-3", &vm(3, "goes"))]));
         assert_eq!(moved.into_values().map(|change| change.appears).collect::<Vec<_>>(), [false], "changed, and what it was");
         assert!(changed(&now, &now).is_empty());
+        let unheard = Inventory {
+            trouble: Some(Verdict { class: Class::Retry, reason: Reason::Unreachable, message: String::new() }),
+            ..(*now).clone()
+        };
+        assert!(changed(&now, &unheard).is_empty());
+        assert_eq!(changed(&unheard, &now).len(), 3, "all that wait for it");
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use azure::ArmError;
-use blocklog::{LogError, store::StoreError};
+use blocklog::{LogError, constant::noted, store::StoreError};
 use crds::reasons::Reason;
 use vsphere::{
     classify::{Doing, Verdict, classify},
@@ -67,7 +67,7 @@ impl From<Failure> for Trouble {
 
 impl From<kube::Error> for Trouble {
     fn from(error: kube::Error) -> Self {
-        Self::new(Reason::ServerFailed, format!("the apiserver: {error}"))
+        Self::new(Reason::ServerFailed, noted("apiserver", &format!("the apiserver: {error}")))
     }
 }
 

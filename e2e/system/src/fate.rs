@@ -112,6 +112,15 @@ impl Fate {
         Self::planted(world, "/disks/faults", fault).await
     }
 
+    /// Requests for tokens fail: with this status, or without an answer where there is none.
+    ///
+    /// # Errors
+    /// What the simulator says against it.
+    pub async fn tokens(world: &World, status: Option<u16>) -> Result<Self> {
+        world.azure.call(Method::PUT, "/sts/outage", Some(json!({ "status": status }))).await?;
+        Ok(Self::new(world, Remedy::Azure(Method::DELETE, "/sts/outage".to_owned(), None), 0))
+    }
+
     async fn planted(world: &World, path: &str, fault: Value) -> Result<Self> {
         let planted = world.azure.call(Method::POST, path, Some(fault)).await?;
         let id = planted["id"].as_i64().ok_or_else(|| format!("no id: {planted}"))?;

@@ -5,9 +5,13 @@ use std::{
     time::Duration,
 };
 
-use azure_core::credentials::TokenCredential;
+use azure_core::credentials::{AccessToken, TokenCredential};
 use backoff::Backoff;
-use blocklog::clock::Clock;
+use blocklog::{
+    azure_blob::{FailureKind, token_kind},
+    clock::Clock,
+    constant::noted,
+};
 use jiff::Timestamp;
 use reqwest::{
     Method, StatusCode,
@@ -15,7 +19,7 @@ use reqwest::{
 };
 use serde_json::Value;
 
-use crate::error::ArmError;
+use crate::{error::ArmError, shared::Shared};
 
 /// How often a call is sent that fails in a way that may pass.
 const TRIES: u32 = 4;
@@ -45,12 +49,13 @@ pub struct ArmConfig {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Resource Manager.
+/// Resource Manager. Clones share what they know of it.
 #[derive(Clone)]
 pub struct Arm {
     config: ArmConfig,
     scope: String,
     quiet: Arc<Quiet>,
+    shared: Arc<Shared>,
 }
 
 /// Until when Azure has asked not to be read, and not to be written: whoever comes next with another disk is the same principal to it, and is
@@ -103,7 +108,7 @@ impl Arm {
     #[must_use]
     pub fn new(config: ArmConfig) -> Self {
         let scope = format!("{}/.default", config.audience.trim_end_matches('/'));
-        Self { config, scope, quiet: Arc::default() }
+        Self { config, scope, quiet: Arc::default(), shared: Arc::default() }
     }
 
     /// A GET: none where there is nothing.
@@ -205,6 +210,14 @@ impl Arm {
         let operation = format!("{method} {path}");
         let mut renewed = false;
         let mut tried = 1;
+        let turn = self.shared.turn(&method, url);
+        let _turn = match &turn {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        if let Some(answer) = self.shared.remembered(&method, url, self.config.clock.monotonic()) {
+            return answer;
+        }
         loop {
             if let Some(until) = self.quiet.of(&method) {
                 let wait = until.end.saturating_sub(self.config.clock.monotonic());
@@ -215,8 +228,15 @@ impl Arm {
                     self.config.clock.sleep(wait).await;
                 }
             }
-            let wait = match self.send(&method, url, body).await {
-                Ok(answer) if answer.status.is_success() => return Ok(answer),
+            let token = self.token().await?;
+            // Who is turned away is told what another has met, of what it wants itself.
+            self.shared.ask(&method, self.config.clock.monotonic()).map_err(|error| error.of(&operation))?;
+            let sent = self.send(&method, url, body, &token).await;
+            let wait = match sent {
+                Ok(answer) if answer.status.is_success() => {
+                    self.shared.answered(&method, url, &Ok(answer.clone()), self.config.clock.monotonic());
+                    return Ok(answer);
+                }
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
                     // A token that was good a moment ago: the principal's rights or the clock may have moved.
                     renewed = true;
@@ -228,6 +248,7 @@ impl Arm {
                     if let ArmError::Throttled { wait, until, .. } = &error {
                         self.quiet.keep(&method, Until { end: self.config.clock.monotonic() + *wait, at: *until });
                     }
+                    self.shared.answered(&method, url, &Err(error.clone()), self.config.clock.monotonic());
                     match &error {
                         ArmError::Throttled { .. } | ArmError::Failed { .. } if tried < TRIES => {
                             let wait = wait.unwrap_or_else(|| AGAIN.wait(tried - 1, 0));
@@ -239,20 +260,27 @@ impl Arm {
                         _ => return Err(error),
                     }
                 }
-                Err(error @ ArmError::Unreachable(_)) if tried < TRIES => {
+                Err(error) => {
+                    self.shared.answered(&method, url, &Err(error.clone()), self.config.clock.monotonic());
+                    if tried >= TRIES || !matches!(error, ArmError::Unreachable(_)) {
+                        return Err(error);
+                    }
                     tracing::debug!(%error, operation, "tried again");
                     AGAIN.wait(tried - 1, 0)
                 }
-                Err(error) => return Err(error),
             };
             tried += u32::from(!wait.is_zero());
             self.config.clock.sleep(wait).await;
         }
     }
 
-    async fn send(&self, method: &Method, url: &str, body: Option<&Value>) -> Result<Answer, ArmError> {
+    /// Its issuer is asked by one for all, who know themselves when it is worth asking again.
+    async fn token(&self) -> Result<AccessToken, ArmError> {
         let token = self.config.credential.get_token(&[&self.scope], None).await;
-        let token = token.map_err(|error| of_token(&error))?;
+        token.map_err(|error| of_token(&error))
+    }
+
+    async fn send(&self, method: &Method, url: &str, body: Option<&Value>, token: &AccessToken) -> Result<Answer, ArmError> {
         let mut request = self.config.http.request(method.clone(), url).bearer_auth(token.token.secret());
         request = match body {
             Some(body) => request.json(body),
@@ -282,7 +310,11 @@ fn refusal(operation: &str, path: &str, answer: &Answer, now: Timestamp) -> ArmE
     let error = answer.body.get("error").unwrap_or(&answer.body);
     let text = |name: &str| error.get(name).and_then(Value::as_str).map(str::to_owned);
     let code = text("code").unwrap_or_else(|| answer.status.as_str().to_owned());
-    let message = text("message").unwrap_or_else(|| answer.status.canonical_reason().unwrap_or("no reason given").to_owned());
+    let message = text("message").map_or_else(
+        || answer.status.canonical_reason().unwrap_or("no reason given").to_owned(),
+        |message| noted("Resource Manager", &message),
+    );
+    tracing::debug!(operation, code, correlation = answer.header("x-ms-correlation-request-id"), "Resource Manager refuses");
     let operation = operation.to_owned();
     match answer.status.as_u16() {
         401 => ArmError::Credential(format!("{code}: {message}")),
@@ -304,7 +336,7 @@ fn refusal(operation: &str, path: &str, answer: &Answer, now: Timestamp) -> ArmE
 fn ended(operation: String, status: &str, body: &Value) -> ArmError {
     let text = |name: &str| body.pointer(&format!("/error/{name}")).and_then(Value::as_str).map(str::to_owned);
     let code = text("code").unwrap_or_else(|| status.to_owned());
-    let message = text("message").unwrap_or_else(|| "Azure gives no reason".to_owned());
+    let message = text("message").map_or_else(|| "Azure gives no reason".to_owned(), |message| noted("Resource Manager", &message));
     match code.as_str() {
         "InternalServerError" | "InternalExecutionError" | "InternalOperationError" | "OperationPreempted" | "Canceled" => {
             ArmError::Failed { operation, code, message }
@@ -315,13 +347,13 @@ fn ended(operation: String, status: &str, body: &Value) -> ArmError {
 }
 
 fn of_token(error: &azure_core::Error) -> ArmError {
-    use azure_core::error::ErrorKind;
     let why = chain(error);
     if is_of_trust(&why) {
         return ArmError::Untrusted { host: "the token endpoint".to_owned(), why };
     }
-    match error.kind() {
-        ErrorKind::Io | ErrorKind::Connection => ArmError::Unreachable(why),
+    match token_kind(error) {
+        // One that fails or is not to be reached says nothing about who we are.
+        FailureKind::Unreachable => ArmError::Unreachable(format!("no token is to be had: {why}")),
         _ => ArmError::Credential(why),
     }
 }
@@ -351,5 +383,5 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         source = inner.source();
     }
-    text
+    noted("Azure", &text)
 }

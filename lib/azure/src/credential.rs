@@ -11,8 +11,9 @@ use azure_identity::{
     ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions, WorkloadIdentityCredential,
     WorkloadIdentityCredentialOptions,
 };
+use blocklog::clock::Clock;
 
-use crate::error::ArmError;
+use crate::{error::ArmError, shared_token::SharedToken};
 
 /// A way to get tokens.
 #[derive(Clone)]
@@ -47,11 +48,17 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// The credential of an identity, whose tokens are issued by `authority_host` (`https://login.microsoftonline.com`) and asked for through `http`.
+/// The credential of an identity, whose tokens are issued by `authority_host` (`https://login.microsoftonline.com`) and asked for through `http`: by
+/// one for all who share it, and after failures with growing waits by `clock`.
 ///
 /// # Errors
 /// [`ArmError::Credential`] where something that it needs is missing: nothing is asked of Azure yet.
-pub fn credential(identity: Identity, authority_host: &str, http: reqwest::Client) -> Result<Arc<dyn TokenCredential>, ArmError> {
+pub fn credential(
+    identity: Identity,
+    authority_host: &str,
+    http: reqwest::Client,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn TokenCredential>, ArmError> {
     let mut cloud = CustomConfiguration::default();
     authority_host.clone_into(&mut cloud.authority_host);
     let client_options = ClientOptions {
@@ -62,7 +69,7 @@ pub fn credential(identity: Identity, authority_host: &str, http: reqwest::Clien
         ..ClientOptions::default()
     };
     let refuse = |error: azure_core::Error| ArmError::Credential(error.to_string());
-    Ok(match identity {
+    let credential: Arc<dyn TokenCredential> = match identity {
         Identity::Workload { tenant, client, token_file } => {
             let credential_options = ClientAssertionCredentialOptions { client_options };
             let options =
@@ -73,7 +80,8 @@ pub fn credential(identity: Identity, authority_host: &str, http: reqwest::Clien
             let options = ClientSecretCredentialOptions { client_options };
             ClientSecretCredential::new(&tenant, client, secret, Some(options)).map_err(refuse)?
         }
-    })
+    };
+    Ok(SharedToken::new(credential, clock))
 }
 
 /// A client for Azure's servers: TLS by the authorities of the operating system, or by those in `bundle` (PEM) alone.

@@ -99,6 +99,21 @@ impl ArmError {
         }
     }
 
+    /// The same, met by whoever wanted this.
+    #[must_use]
+    pub(crate) fn of(mut self, wanted: &str) -> Self {
+        match &mut self {
+            Self::Throttled { operation, .. }
+            | Self::Forbidden { operation, .. }
+            | Self::Conflict { operation, .. }
+            | Self::Refused { operation, .. }
+            | Self::Failed { operation, .. }
+            | Self::Answer { operation, .. } => wanted.clone_into(operation),
+            Self::Unreachable(_) | Self::Untrusted { .. } | Self::Credential(_) | Self::NotFound(_) => {}
+        }
+        self
+    }
+
     /// After how long it is worth asking again; none where only a change by people helps.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -11,6 +11,8 @@ pub mod disks;
 pub mod error;
 pub mod id;
 pub mod rights;
+mod shared;
+mod shared_token;
 
 pub use arm::{Arm, ArmConfig};
 pub use error::ArmError;

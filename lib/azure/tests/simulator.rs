@@ -107,7 +107,7 @@ impl Azure {
         Arm::new(ArmConfig {
             endpoint: self.endpoint.clone(),
             audience: "https://management.azure.com".to_owned(),
-            credential: credential(identity, &self.endpoint, http.clone()).unwrap(),
+            credential: credential(identity, &self.endpoint, http.clone(), Arc::new(SystemClock::new())).unwrap(),
             http,
             clock: Arc::new(SystemClock::new()),
         })

@@ -74,6 +74,23 @@ impl<E: Clone> Breaker<E> {
             (Some(error), State::Open { last, .. }) => *last = error.clone(),
         }
     }
+
+    /// Takes in that the server asks to be left alone until then: nobody is let through before, and one at a time afterwards.
+    pub fn hold(&mut self, error: &E, until: Duration) {
+        match &mut self.state {
+            State::Closed { .. } => self.state = State::Open { last: error.clone(), next: until, tried: 0 },
+            State::Open { last, next, .. } => (*last, *next) = (error.clone(), (*next).max(until)),
+        }
+    }
+
+    /// From when on the next one is let through; none where all are.
+    #[must_use]
+    pub const fn next_turn(&self) -> Option<Duration> {
+        match &self.state {
+            State::Closed { .. } => None,
+            State::Open { next, .. } => Some(*next),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +164,19 @@ mod tests {
         assert!(breaker.ask(SECOND * 101).is_ok());
         assert!(breaker.ask(SECOND * 102).is_err());
         assert!(breaker.ask(SECOND * 103).is_ok());
+    }
+
+    #[test]
+    fn a_server_is_left_alone_for_as_long_as_it_asks() {
+        let mut breaker = CLOSED;
+        assert_eq!(breaker.next_turn(), None);
+        breaker.hold(&"busy", SECOND * 130);
+        assert_eq!((breaker.ask(SECOND * 129), breaker.next_turn()), (Err("busy"), Some(SECOND * 130)));
+        assert!(breaker.ask(SECOND * 130).is_ok());
+        assert_eq!(breaker.ask(SECOND * 130), Err("busy"), "one at a time");
+        breaker.hold(&"busier", SECOND * 200);
+        breaker.hold(&"busier still", SECOND * 150);
+        assert_eq!((breaker.ask(SECOND * 199), breaker.ask(SECOND * 200)), (Err("busier still"), Ok(())));
     }
 
     #[test]

@@ -13,11 +13,13 @@ use azure_core::{
     hmac::hmac_sha256,
     http::{
         ClientOptions, Context, ExponentialRetryOptions, Request, RetryOptions, Transport, Url,
-        headers::{AUTHORIZATION, HeaderName},
+        headers::{AUTHORIZATION, HeaderName, Headers},
         policies::{Policy, PolicyResult},
     },
     time::{OffsetDateTime, to_rfc7231},
 };
+
+use crate::{constant, turnstile::TurnedAway};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -325,23 +327,44 @@ impl fmt::Display for Failure {
 #[must_use]
 pub fn classify(error: &azure_core::Error) -> Failure {
     match error.kind() {
-        ErrorKind::HttpResponse { status, raw_response, .. } => {
-            let status = u16::from(*status);
-            let kind = match status {
-                401 | 403 => FailureKind::Denied,
-                408 | 429 | 500.. => FailureKind::Unreachable,
-                _ => FailureKind::Refused,
-            };
-            let header = |name| raw_response.as_ref().and_then(|raw| raw.headers().get_optional_string(&HeaderName::from_static(name)));
-            let code = header("x-ms-error-code").unwrap_or_default();
-            let request = header("x-ms-request-id").map(|id| format!(" (request {id})")).unwrap_or_default();
-            let text = if code.is_empty() { format!("HTTP {status}{request}") } else { format!("HTTP {status} {code}{request}") };
-            Failure { kind, status: Some(status), code, text }
-        }
+        ErrorKind::HttpResponse { status, raw_response, .. } => match raw_response {
+            Some(raw) => answered(u16::from(*status), raw.headers()),
+            None => answered(u16::from(*status), &Headers::new()),
+        },
         ErrorKind::Connection | ErrorKind::Io => silent(FailureKind::Unreachable, error),
         ErrorKind::Credential => silent(token_kind(error), error),
-        ErrorKind::DataConversion | ErrorKind::Other => silent(FailureKind::Other, error),
+        ErrorKind::DataConversion | ErrorKind::Other => turned_away(error).unwrap_or_else(|| silent(FailureKind::Other, error)),
     }
+}
+
+/// What an answer that is no success says. Whoever operates the service asks for the request's id: it is in the log, and not in the text, which
+/// would be another one each time.
+pub(crate) fn answered(status: u16, headers: &Headers) -> Failure {
+    let kind = match status {
+        401 | 403 => FailureKind::Denied,
+        408 | 429 | 500.. => FailureKind::Unreachable,
+        200..=299 => FailureKind::Other,
+        _ => FailureKind::Refused,
+    };
+    let header = |name| headers.get_optional_string(&HeaderName::from_static(name));
+    let code = header("x-ms-error-code").unwrap_or_default();
+    if kind != FailureKind::Other {
+        tracing::debug!(status, code, request = header("x-ms-request-id"), at = header("date"), "the blob service");
+    }
+    let text = if code.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status} {code}") };
+    Failure { kind, status: Some(status), code, text }
+}
+
+/// What the request met that stood for this one.
+fn turned_away(error: &azure_core::Error) -> Option<Failure> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(TurnedAway(failure)) = error.downcast_ref() {
+            return Some(failure.clone());
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn silent(kind: FailureKind, error: &azure_core::Error) -> Failure {
@@ -349,12 +372,13 @@ fn silent(kind: FailureKind, error: &azure_core::Error) -> Failure {
 }
 
 /// A token that cannot be had because its service does not answer says nothing about the identity.
-fn token_kind(error: &azure_core::Error) -> FailureKind {
+#[must_use]
+pub fn token_kind(error: &azure_core::Error) -> FailureKind {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         match error.downcast_ref::<azure_core::Error>().map(azure_core::Error::kind) {
             Some(ErrorKind::Connection | ErrorKind::Io) => return FailureKind::Unreachable,
-            Some(ErrorKind::HttpResponse { status, .. }) if u16::from(*status) >= 500 || u16::from(*status) == 429 => {
+            Some(ErrorKind::HttpResponse { status, .. }) if matches!(u16::from(*status), 408 | 429 | 500..) => {
                 return FailureKind::Unreachable;
             }
             _ => cause = error.source(),
@@ -380,7 +404,7 @@ fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    without_urls(&texts.join(": "))
+    constant::noted("Azure", &without_urls(&texts.join(": ")))
 }
 
 fn without_urls(text: &str) -> String {
@@ -390,7 +414,7 @@ fn without_urls(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use azure_core::http::{Method, RawResponse, StatusCode, headers::Headers};
+    use azure_core::http::{Method, RawResponse, StatusCode};
 
     use super::*;
 
@@ -475,7 +499,7 @@ mod tests {
     fn errors_are_taken_apart() {
         let failure =
             classify(&http(StatusCode::PreconditionFailed, &[("x-ms-error-code", "ConditionNotMet"), ("x-ms-request-id", "r-1")]));
-        let text = "HTTP 412 ConditionNotMet (request r-1)".to_owned();
+        let text = "HTTP 412 ConditionNotMet".to_owned();
         assert_eq!(failure, Failure { kind: FailureKind::Refused, status: Some(412), code: "ConditionNotMet".to_owned(), text });
         for (status, kind) in [
             (StatusCode::Unauthorized, FailureKind::Denied),

@@ -8,6 +8,7 @@ pub mod azure_blob;
 pub mod blob_name;
 pub mod clock;
 pub mod codec;
+pub mod constant;
 pub mod cycle;
 pub mod document;
 pub mod entropy;
@@ -30,5 +31,6 @@ pub mod steward;
 pub mod store;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
+pub mod turnstile;
 
 pub use error::LogError;

@@ -123,7 +123,7 @@ impl Collector {
     /// Of the vCenter of `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, out: watch::Sender::new(Arc::default()), longest: Duration::from_secs(30) }
+        Self { client, out: watch::Sender::new(Arc::default()), longest: Duration::from_secs(15) }
     }
 
     /// Where the inventory is seen.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use blocklog::constant::constant;
+
 use crate::xml::{Element, Ns};
 
 /// A fault of the API, as the answer to a call or as the error of a task.
@@ -120,18 +122,20 @@ impl Fault {
     }
 }
 
+/// For people: without the ids of tasks and sessions, which are others each time. The collector, and whoever else logs a fault, has it all in its `Debug`.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.kind.is_empty() { "SOAP fault" } else { &self.kind };
         f.write_str(kind)?;
-        if !self.text.is_empty() {
-            write!(f, ": {}", self.text)?;
+        let text = constant(&self.text);
+        if !text.is_empty() {
+            write!(f, ": {text}")?;
         }
-        for message in self.messages.iter().filter(|message| !message.is_empty() && **message != self.text) {
+        for message in self.messages.iter().map(|message| constant(message)).filter(|message| !message.is_empty() && *message != text) {
             write!(f, " ({message})")?;
         }
         for (name, value) in self.fields.iter().filter(|(_, value)| !value.is_empty()) {
-            write!(f, " [{name}: {value}]")?;
+            write!(f, " [{name}: {}]", constant(value))?;
         }
         if let Some(cause) = &self.cause {
             write!(f, ", caused by {cause}")?;

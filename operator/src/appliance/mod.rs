@@ -31,6 +31,7 @@ use crate::{
     objects::{MANAGER, delete, finalizers, is_held_by, write_status},
     pass::{edges, ready},
     reading,
+    status_writes::Worth,
     trouble::Trouble,
 };
 
@@ -116,7 +117,7 @@ pub async fn reconcile<K: Resource<DynamicType = ()>>(appliance: Arc<K>, context
         disk_slots: Some(Slots { used, total: appliance.spec.limits.parallel_disks }),
         replicating_vms: i32::try_from(replicating).ok(),
     };
-    if status != old {
+    if context.writes.ask(&appliance, Some(&old), &status, context.clock.monotonic()) == Worth::Write {
         write_status(&api, &name, &status, None).await?;
         for edge in edges(&old.conditions, &status.conditions) {
             context.event(&appliance, edge.warning, edge.reason, "Check", &edge.note).await;

@@ -1,7 +1,10 @@
 //! What is built for an appliance: clients that keep their sessions from pass to pass, and are built anew only when what they are made of
 //! changes.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use azure::{Arm, ArmConfig, credential};
 use azure_core::http::Transport;
@@ -12,6 +15,7 @@ use blocklog::{
     keys::KeyRing,
     steward::Steward,
     store::azure::AzureStore,
+    turnstile::{Silence, Turnstile},
 };
 use crds::{ApplianceSpec, ReplicatedVM, appliance::CredentialsType, reasons::Reason};
 use jiff::Timestamp;
@@ -22,6 +26,9 @@ use vsphere::{
 };
 
 use crate::trouble::Trouble;
+
+/// How long a request to the log store waits for its turn where the store does not answer, so that nobody is told of a moment's silence.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What an appliance is made of: its spec, and what its Secrets and ConfigMaps hold.
 #[derive(Clone)]
@@ -233,7 +240,7 @@ fn target(inputs: &Inputs, before: Option<&Target>, clock: &Arc<dyn Clock>) -> R
         },
         (CredentialsType::ClientSecret, None) => return Err(Trouble::new(Reason::CredentialsMissing, "azure.credentials names no Secret")),
     };
-    let credential = credential::credential(identity, &azure.endpoints.authority_host, http.clone())?;
+    let credential = credential::credential(identity, &azure.endpoints.authority_host, http.clone(), clock.clone())?;
     let endpoint = azure.endpoints.resource_manager.clone();
     let arm = Arm::new(ArmConfig {
         audience: azure.endpoints.resource_manager_audience.clone().unwrap_or_else(|| endpoint.clone()),
@@ -243,9 +250,11 @@ fn target(inputs: &Inputs, before: Option<&Target>, clock: &Arc<dyn Clock>) -> R
         clock: clock.clone(),
     });
     let disk_hosts = Transport::new(Arc::new(http.clone()));
+    // Both are the same account, so its silence is one.
+    let turnstile = Turnstile::new(clock.clone(), Silence::Borne(PATIENCE));
     let steward = |retry| {
         let (keys, _) = inputs.keys.clone()?;
-        let store = store(&inputs.spec, Auth::Token(credential.clone()), http.clone(), retry);
+        let store = store(&inputs.spec, Auth::Token(credential.clone()), http.clone(), retry, turnstile.clone());
         Ok(Steward { store: Arc::new(store.map_err(|why| Trouble::new(Reason::LogStoreFailed, why))?), keys })
     };
     let (steward, probe) = (steward(Retry::Normal), steward(Retry::Brief));
@@ -253,10 +262,11 @@ fn target(inputs: &Inputs, before: Option<&Target>, clock: &Arc<dyn Clock>) -> R
 }
 
 /// The container, through a client that trusts whom the appliance trusts.
-fn store(spec: &ApplianceSpec, auth: Auth, http: reqwest::Client, retry: Retry) -> Result<AzureStore, String> {
+fn store(spec: &ApplianceSpec, auth: Auth, http: reqwest::Client, retry: Retry, turnstile: Arc<Turnstile>) -> Result<AzureStore, String> {
     let account = AccountUrl::parse(&spec.log_store.account_url).map_err(|error| error.to_string())?;
     let mut client_options = client_options(&auth, retry).map_err(|error| error.to_string())?;
     client_options.transport = Some(Transport::new(Arc::new(http)));
+    client_options.per_try_policies.insert(0, turnstile);
     let options = BlobContainerClientOptions { client_options, ..BlobContainerClientOptions::default() };
     let url = account.container(&spec.log_store.container, &auth);
     let container = BlobContainerClient::new(url, auth.credential(), Some(options)).map_err(|error| error.to_string())?;

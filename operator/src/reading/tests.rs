@@ -99,6 +99,7 @@ impl Server {
             vms: Vec::new(),
             disks: DiskLists::default(),
             told: Told::default(),
+            writes: Default::default(),
             admission: tokio::sync::Mutex::new(()),
         }
     }

@@ -35,6 +35,7 @@ use crate::{
     objects::{is_held_by, seconds, write_status},
     pass::{SOON, edges},
     reading,
+    status_writes::Worth,
     trouble::Trouble,
 };
 
@@ -80,7 +81,9 @@ pub async fn reconcile<K: Resource<DynamicType = ()>>(object: Arc<K>, context: A
     if let Some(incarnation) = outcome.incarnation {
         status.incarnation = Some(incarnation.to_string());
     }
-    write(&context, &api, &pass.seen, &status, outcome.incarnation.is_some()).boxed().await?;
+    if let Worth::Later(wait) = write(&context, &api, &pass.seen, &status, outcome.incarnation.is_some()).boxed().await? {
+        decision.wake = decision.wake.min(wait);
+    }
     tell(&context, &pass.seen, &outcome, &status).boxed().await;
     Ok(Action::requeue(decision.wake))
 }
@@ -138,7 +141,8 @@ async fn write_cycle(context: &Context, seen: &Observed, cycle: &CycleSeen, mirr
     {
         status.target.get_or_insert_default().ordered = Some(seconds(at));
     }
-    if status == old || !cycle.is_held() {
+    let now = context.clock.monotonic();
+    if !cycle.is_held() || context.writes.ask(cycle.object.as_ref(), Some(&old), &status, now) != Worth::Write {
         return Ok(());
     }
     let name = cycle.object.name_any();
@@ -187,7 +191,7 @@ async fn write(
     seen: &Observed,
     status: &ReplicatedVMStatus,
     alone: bool,
-) -> Result<(), Trouble> {
+) -> Result<Worth, Trouble> {
     let (namespace, name) = (seen.object.namespace().unwrap_or_default(), seen.object.name_any());
     let label = &[namespace.as_str(), name.as_str()];
     context.metrics.ready.with_label_values(label).set(f64::from(u8::from(conditions::is(&status.conditions, C::Ready, Status::True))));
@@ -204,13 +208,14 @@ async fn write(
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]
         context.metrics.recovery_point.with_label_values(label).set(point.time.0.as_second() as f64);
     }
-    if seen.object.status.as_ref() == Some(status) {
-        return Ok(());
+    let worth = context.writes.ask(seen.object.as_ref(), seen.object.status.as_ref(), status, context.clock.monotonic());
+    if worth != Worth::Write {
+        return Ok(worth);
     }
     // An incarnation is drawn on what was seen, and on nothing else.
     let on = alone.then(|| seen.object.resource_version()).flatten();
     write_status(api, &name, status, on).await?;
-    Ok(())
+    Ok(worth)
 }
 
 /// Tells people what a step did, and of conditions that no longer hold, or hold again.

@@ -6,6 +6,7 @@
 //! * `appliances.rs`: the same for the Appliance's passes.
 //! * `costs.rs`: how many requests a pass costs.
 //! * `controllers.rs`: the real controllers at work for a while.
+//! * `storms.rs`: a server that is down is asked by one, and statuses are written now and then.
 //! * `support/`: what they are tested against, and how a test is written ([`support::World`]).
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
@@ -16,4 +17,5 @@ mod controllers;
 mod costs;
 mod faults;
 mod steps;
+mod storms;
 mod support;

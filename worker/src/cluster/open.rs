@@ -6,7 +6,7 @@ use azure::credential::{self, Identity};
 use azure_core::credentials::Secret as AzureSecret;
 use blocklog::{
     azure_blob::Auth,
-    clock::Clock,
+    clock::{Clock, SystemClock},
     keys::KeyRing,
     store::{
         LogStore,
@@ -61,7 +61,8 @@ pub(super) fn store(at: &LogStoreAt) -> Result<(Arc<dyn LogStore>, Auth), Failur
         Ok(identity) => {
             let bundle = at.ca_file.as_deref().map(bundle).transpose()?;
             let http = credential::http(bundle.as_deref()).map_err(|error| bad(error.to_string()))?;
-            Auth::Token(credential::credential(identity, &at.authority_host, http).map_err(|error| bad(error.to_string()))?)
+            let clock = Arc::new(SystemClock::new());
+            Auth::Token(credential::credential(identity, &at.authority_host, http, clock).map_err(|error| bad(error.to_string()))?)
         }
     };
     let config = AzureStoreConfig { account: at.account_url.clone(), container: at.container.clone(), prefix: String::new(), auth };

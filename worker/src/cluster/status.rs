@@ -34,6 +34,9 @@ const RELEASED: &str = "no snapshot of this cycle is left";
 /// The least time between two writes of progress.
 pub const EVERY: Duration = Duration::from_secs(5);
 
+/// The least time between a write and one of words alone.
+pub const WORDS: Duration = Duration::from_secs(15);
+
 /// What is known of a cycle's source side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
@@ -438,15 +441,42 @@ pub struct Written {
     pub conditions: Vec<Condition>,
 }
 
+/// What a report says that was not written yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    None,
+    /// The same in other words: what servers say may be another text each time.
+    Words,
+    /// Something else.
+    More,
+}
+
+impl Written {
+    /// What these say beside it.
+    #[must_use]
+    pub fn news(&self, source: &SourceStatus, conditions: &[Condition]) -> News {
+        let stands = |condition: &Condition| Condition { message: String::new(), ..condition.clone() };
+        if self.source == *source && self.conditions == conditions {
+            News::None
+        } else if self.source == *source && self.conditions.iter().map(stands).eq(conditions.iter().map(stands)) {
+            News::Words
+        } else {
+            News::More
+        }
+    }
+}
+
 /// When a report is to be written: at once where nothing was, or where it has passed an edge; [`EVERY`] after the last write where it says
-/// something else; never where it says the same.
+/// something else, and [`WORDS`] after it where it only says it otherwise; never where it says the same.
 #[must_use]
-pub fn due(written: Option<&Written>, edges: u64, says_else: bool, now: Duration) -> Option<Duration> {
-    match written {
-        None => Some(now),
-        Some(_) if !says_else => None,
-        Some(written) if written.edges != edges => Some(now),
-        Some(written) => Some(now.max(written.at + EVERY)),
+pub fn due(written: Option<&Written>, edges: u64, news: News, now: Duration) -> Option<Duration> {
+    match (written, news) {
+        (None, _) => Some(now),
+        (Some(_), News::None) => None,
+        (Some(written), _) if written.edges != edges => Some(now),
+        (Some(written), News::Words) => Some(now.max(written.at + WORDS)),
+        (Some(written), News::More) => Some(now.max(written.at + EVERY)),
     }
 }
 

@@ -257,12 +257,14 @@ fn progress_is_written_each_five_seconds_and_edges_at_once() {
     let second = Duration::from_secs(1);
     let (source, conditions) = Report::begin("p", None, at(1)).status(&[], None, at(1));
     let written = Written { at: 10 * second, edges: 3, source, conditions };
-    assert_eq!(due(None, 0, true, 4 * second), Some(4 * second));
-    assert_eq!(due(Some(&written), 3, true, 11 * second), Some(15 * second));
-    assert_eq!(due(Some(&written), 3, true, 17 * second), Some(17 * second));
-    assert_eq!(due(Some(&written), 4, true, 11 * second), Some(11 * second));
-    assert_eq!(due(Some(&written), 3, false, 99 * second), None);
-    assert_eq!(due(Some(&written), 4, false, 99 * second), None);
+    assert_eq!(due(None, 0, News::More, 4 * second), Some(4 * second));
+    assert_eq!(due(Some(&written), 3, News::More, 11 * second), Some(15 * second));
+    assert_eq!(due(Some(&written), 3, News::More, 17 * second), Some(17 * second));
+    assert_eq!(due(Some(&written), 4, News::More, 11 * second), Some(11 * second));
+    assert_eq!(due(Some(&written), 3, News::None, 99 * second), None);
+    assert_eq!(due(Some(&written), 4, News::None, 99 * second), None);
+    assert_eq!(due(Some(&written), 3, News::Words, 11 * second), Some(25 * second));
+    assert_eq!(due(Some(&written), 4, News::Words, 11 * second), Some(11 * second));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use blocklog::clock::Clock;
+use blocklog::{clock::Clock, constant::constant};
 use extents::ExtentSet;
 use reasons::Reason;
 use rustix::process::{Pid, Signal, kill_process};
@@ -355,7 +355,7 @@ async fn end(mut life: Life, pid: Option<Pid>) {
 
 /// The last line of a log that tells an error, without nbdkit's own words around it.
 fn last_error(lines: &[String]) -> Option<String> {
-    lines.iter().rev().find_map(|line| line.split_once("error: ").map(|(_, said)| said.trim().to_owned())).filter(|said| !said.is_empty())
+    lines.iter().rev().find_map(|line| line.split_once("error: ").map(|(_, said)| constant(said))).filter(|said| !said.is_empty())
 }
 
 /// What a host says whose NFC service has no memory for the reads that it is asked for (nbdkit-vddk-plugin(1), "out of memory errors").

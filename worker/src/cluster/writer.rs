@@ -15,7 +15,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     report::Reporter,
     shared::{Shared, WatchedCycle, is_over},
-    status::{self, MANAGER, Report, Written, due},
+    status::{self, MANAGER, News, Report, Written, due},
 };
 
 /// The pause after a write that failed.
@@ -90,8 +90,8 @@ impl Writer {
     fn due(&self) -> Option<Duration> {
         let report = self.reporter.report();
         let (source, conditions) = self.status(&report);
-        let says_else = self.written.as_ref().is_none_or(|written| written.source != source || written.conditions != conditions);
-        due(self.written.as_ref(), report.edges(), says_else, self.clock.monotonic())
+        let news = self.written.as_ref().map_or(News::More, |written| written.news(&source, &conditions));
+        due(self.written.as_ref(), report.edges(), news, self.clock.monotonic())
     }
 
     fn status(&self, report: &Report) -> (crds::replication_cycle::SourceStatus, Vec<Condition>) {

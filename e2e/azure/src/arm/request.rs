@@ -4,7 +4,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State as Shared};
 use axum::response::Response;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::error::ArmError;
@@ -289,7 +289,16 @@ fn respond(state: &State, (request, correlation): &(String, String), outcome: Ou
             if let Some(challenge) = &error.challenge {
                 builder = builder.header("www-authenticate", challenge);
             }
-            (error.status, Some(error.body()))
+            let mut body = error.body();
+            if matches!(error.status, 429 | 500..) {
+                // Azure's own words where it can't say more: another text each time.
+                let (said, now) = (body["error"]["message"].as_str().unwrap_or_default(), state.clock.now());
+                body["error"]["message"] = json!(format!(
+                    "{said} Diagnostic information: timestamp '{}', tracking id '{request}', request correlation id '{correlation}'.",
+                    now.strftime("%Y%m%dT%H%M%SZ")
+                ));
+            }
+            (error.status, Some(body))
         }
     };
     let built = match body {

@@ -34,6 +34,26 @@ async fn planted_answers_are_used_up() {
 }
 
 #[tokio::test]
+async fn a_failure_is_told_in_other_words_each_time() {
+    let sim = Sim::start().await;
+    plant(&sim, "GET", "*", 4, answer(500, "InternalServerError", None));
+    let (one, other) = (sim.get(&disk("a")).await, sim.get(&disk("a")).await);
+    assert_ne!(one.message(), other.message(), "as Azure's own");
+    assert!(
+        one.message().contains("tracking id '") && one.message().contains(one.header("x-ms-correlation-request-id")),
+        "{}",
+        one.message()
+    );
+    sim.state.sts.set_outage(Some(azure_simulator::sts::Outage { status: Some(503), times: None }));
+    let token = async || {
+        let path = "/11111111-1111-4111-8111-111111111111/oauth2/v2.0/token";
+        sim.raw("POST", path, Some(String::new()), None).await.unwrap().body["error_description"].as_str().unwrap().to_owned()
+    };
+    let (one, other) = (token().await, token().await);
+    assert!(one != other && one.starts_with("AADSTS90033: A transient error has occurred. Please try again. Trace ID: "), "{one}");
+}
+
+#[tokio::test]
 async fn a_dropped_call_is_not_done_or_is_done() {
     let sim = Sim::start().await;
     let bearer = format!("Bearer {}", sim.token(azure_simulator::config::CLIENT));

@@ -1,12 +1,14 @@
 //! End to end, in a sandbox that stands and has Hawser in it: `scripts/e2e.sh system`. The demo is the first test; these come after it.
 //!
 //! Each test has a VM of its own, and they run beside each other. What strikes all of them (an operator that is killed, a vCenter that does
-//! not answer) holds the [`Gate`] alone, and is in a module `alone`: so `test.sh` can run these first, and nobody waits at the gate.
+//! not answer) holds the [`Gate`] alone, and is in a module `alone`: so `test.sh` can run these first, and nobody waits at the gate. What takes a quarter of an
+//! hour is in `hostile`, which is only run by name (`make e2e-hostile`).
 #![allow(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
 mod changes;
 mod faults_azure;
 mod faults_vcenter;
+mod hostile;
 mod input;
 mod kills;
 mod lifecycle;

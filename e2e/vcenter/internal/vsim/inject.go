@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"reflect"
 	"slices"
@@ -184,6 +186,8 @@ func makeFault(f control.Fault, this types.ManagedObjectReference) (types.BaseMe
 	if text == "" {
 		text = "injected: " + f.Fault
 	}
+	// vCenter's errors name the operation in its log: another text each time.
+	text = fmt.Sprintf("%s (opID=%08x-%d)", text, rand.Uint32(), f.Hits)
 	key := ""
 	if m := fault.GetMethodFault(); m != nil && len(m.FaultMessage) > 0 {
 		if f.Message == "" {

@@ -2,6 +2,7 @@ package vsim
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,11 +92,28 @@ func TestTasksFailOnDemand(t *testing.T) {
 	_, err = b.wait(task, nil)
 	f := refused[types.FileFault](b, err)
 	equal(b, f.File, "[ds-1] web/web.vmdk")
-	equal(b, b.task(task.Reference()).Error.LocalizedMessage, "broken")
+	// As vCenter's: what is said stays, and the operation is another one each time.
+	if said := b.task(task.Reference()).Error.LocalizedMessage; !strings.HasPrefix(said, "broken (opID=") {
+		t.Fatal(said)
+	}
 	if b.props("web").Snapshot != nil {
 		t.Fatal("a failed task left a snapshot")
 	}
 	b.snap("web") // once only
+	twice, err := b.ctl.AddFault(control.Fault{Method: "CreateSnapshot_Task", On: control.StageTask, Fault: "FileFault", Message: "broken", Count: 2,
+		Properties: map[string]any{"file": "[ds-1] web/web.vmdk"}})
+	b.must(err)
+	var said [2]string
+	for i := range said {
+		task, err := b.vm("web").CreateSnapshot(b.ctx, "x", "", false, false)
+		b.must(err)
+		_, _ = b.wait(task, nil)
+		said[i] = b.task(task.Reference()).Error.LocalizedMessage
+	}
+	if said[0] == said[1] {
+		t.Fatal("two errors in the same words: ", said[0])
+	}
+	b.must(b.ctl.RemoveFault(twice))
 	list, err := b.ctl.Faults()
 	b.must(err)
 	equal(b, list[0].Hits, 1)

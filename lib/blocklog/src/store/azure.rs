@@ -11,7 +11,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, future::Future, num::NonZero, ops::Range, time::Duration};
+use std::{fmt, future::Future, num::NonZero, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use azure_core::http::Etag;
@@ -28,10 +28,17 @@ use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 
 use super::{Blob, ETag, LEASE, LeaseId, Listed, LogStore, StoreError, When, accept};
-use crate::azure_blob::{AccountUrl, Auth, ConfigError, Failure, FailureKind, Retry, classify, client_options};
+use crate::{
+    azure_blob::{AccountUrl, Auth, ConfigError, Failure, FailureKind, Retry, classify, client_options},
+    clock::SystemClock,
+    turnstile::{Silence, Turnstile},
+};
 
 /// How long an operation without much content may take, retries included.
 const SHORT: Duration = Duration::from_secs(20);
+
+/// How long a request waits for its turn where the account does not answer: as long as it would be repeated.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// How long a renewal may take: it has to fail while there is time to stop what the lease guards.
 const RENEWAL: Duration = Duration::from_secs(10);
@@ -79,7 +86,8 @@ impl AzureStore {
     /// Where `config` cannot be right.
     pub fn open(config: &AzureStoreConfig) -> Result<Self, ConfigError> {
         let refuse = |why: String| ConfigError::Url { url: config.account.to_string(), why };
-        let client_options = client_options(&config.auth, Retry::Normal)?;
+        let mut client_options = client_options(&config.auth, Retry::Normal)?;
+        client_options.per_try_policies.insert(0, Turnstile::new(Arc::new(SystemClock::new()), Silence::Borne(SILENCE)));
         let options = BlobContainerClientOptions { client_options, ..BlobContainerClientOptions::default() };
         let url = config.account.container(&config.container, &config.auth);
         let container = BlobContainerClient::new(url, config.auth.credential(), Some(options));

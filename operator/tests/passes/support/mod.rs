@@ -55,6 +55,7 @@ use operator::{
     controllers::Controllers,
     metrics::Metrics,
     objects::seconds,
+    status_writes::StatusWrites,
     told::Told,
     trouble::Trouble,
     vm::{self, decide, look::Pass, model::Observed, observe, step::Step, test_support},
@@ -355,6 +356,7 @@ fn context(client: &Client, clock: &Arc<TestClock>, first: u64, vms: Vec<store::
         vms,
         disks: DiskLists::default(),
         told: Told::default(),
+        writes: StatusWrites::default(),
         admission: tokio::sync::Mutex::new(()),
     }
 }
