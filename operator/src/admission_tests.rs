@@ -107,7 +107,7 @@ fn limits_by_host_follow_a_vmotion() {
 }
 
 #[test]
-fn the_sum_of_what_is_started_never_exceeds_the_slots_and_nobody_waits_for_ever() {
+fn starts_never_exceed_the_slots_and_nobody_starves() {
     for seed in 0_u64..60 {
         let mut n = 0;
         let mut roll = |most: u64| {

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delta_follows_after_half_of_the_last_ones_duration_an_hour_at_the_least() {
+    fn a_delta_follows_after_half_a_duration_an_hour_at_least() {
         assert_eq!(due_since(&history(Some(delta(0, 10)))), at(70));
         assert_eq!(due_since(&history(Some(delta(0, 120)))), at(180));
         assert_eq!(due_since(&history(Some(delta(0, 600)))), at(900));
@@ -132,14 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_token_is_due_at_once_but_not_before_a_failures_wait_is_over() {
+    fn a_new_token_is_due_at_once_but_not_within_a_back_off() {
         assert_eq!(due_since(&History { asked: true, ..history(Some(delta(0, 10))) }), at(10));
         let failed = Last { succeeded: false, ..delta(0, 10) };
         assert!(due_since(&History { asked: true, failures: 3, ..history(Some(failed)) }) > at(12));
     }
 
     #[test]
-    fn waits_after_failures_double_to_an_hour_and_are_another_for_each_vm() {
+    fn waits_after_failures_double_with_jitter_up_to_an_hour() {
         let failed = Last { succeeded: false, ..delta(0, 10) };
         let wait = |failures, uid| due_since(&History { failures, uid, ..history(Some(failed)) }).duration_since(at(10)).as_secs();
         for failures in 1..12 {

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_that_is_there_is_pending_and_one_that_is_not_is_missing() {
+    fn a_role_is_pending_where_it_is_there_and_else_missing() {
         let refused = Trouble::new(Reason::RolesMissing, "Azure refuses POST x.");
         let role = |action: &str| rights::Permission { actions: vec![action.to_owned()], not_actions: Vec::new() };
         let pending = told(&[role("*")], "g", refused.clone());

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_are_woken_that_mean_the_vm_and_those_that_have_found_none() {
+    async fn a_change_wakes_who_means_the_vm_or_has_found_none() {
         let (reader, mut writer) = store::store();
         writer.apply_watcher_event(&Event::Init);
         for one in [

@@ -313,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_password_is_tried_when_its_secret_was_written_or_after_five_minutes() {
+    fn a_refused_password_is_tried_with_a_new_secret_or_in_5_min() {
         let at = Timestamp::UNIX_EPOCH;
         let refused = LoginState::Refused(Refusal { user: "u".into(), kind: "InvalidLogin".into(), at });
         let after = |seconds| at + SignedDuration::from_secs(seconds);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_can_not_read_the_secret_does_not_forget_what_was_refused() {
+    async fn a_refused_password_is_remembered_without_its_secret() {
         let clock: Arc<dyn Clock> = Arc::new(blocklog::test_support::ManualClock::new());
         let nobody = || Trouble::new(Reason::Unreachable, "the apiserver did not answer");
         let words = Credentials { user: "u".into(), password: Secret::new("wrong") };

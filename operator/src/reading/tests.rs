@@ -235,7 +235,7 @@ async fn an_appliance_is_kept_for_a_vm_that_cant_be_read() {
 }
 
 #[tokio::test]
-async fn a_vm_of_an_unread_appliance_says_so_and_not_that_it_is_missing() {
+async fn a_vm_of_an_unreadable_appliance_says_so() {
     let name = test_support::object(json!({})).spec.appliance_ref.name;
     let mut odd = appliance(&name);
     odd["spec"]["diskAccess"]["method"] = json!("NFC");

@@ -105,7 +105,7 @@ fn a_seed_in_its_place_is_kept() {
 }
 
 #[test]
-fn a_seed_that_is_gone_replaced_sealed_or_too_small_is_made_anew() {
+fn a_seed_that_is_gone_or_unfit_is_made_anew() {
     let found = disk(which(2000, 1), "a", LEAST);
     let mut ledger = ledger(&[(2000, seed(&found, LEAST))]);
     let why = |ledger: &Ledger, capacity, disks: &[Disk]| make(&planned(&[(2000, capacity)], Some(ledger), disks)[&DiskKey(2000)]);

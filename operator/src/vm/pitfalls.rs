@@ -100,7 +100,7 @@ fn what_passes_by_itself_is_waited_for_and_counts_as_no_failure() {
 
 /// Row 16.
 #[test]
-fn a_snapshot_that_a_crash_has_left_goes_before_the_next_cycle_begins() {
+fn a_snapshot_that_a_crash_left_goes_before_the_next_cycle() {
     for left in [1, 3, 9] {
         let mut seen = settled(3);
         seen.source.as_mut().unwrap().snapshots.insert(Cycle(left), format!("hawser-{left}"));
@@ -116,7 +116,7 @@ fn a_snapshot_that_a_crash_has_left_goes_before_the_next_cycle_begins() {
 
 /// Row 16: it grows, whatever else a person has to do first.
 #[test]
-fn a_snapshot_that_nobody_needs_goes_though_something_else_is_in_the_way() {
+fn a_snapshot_that_nobody_needs_goes_whatever_is_in_the_way() {
     let mut stray = settled(3);
     stray.source.as_mut().unwrap().snapshots.insert(Cycle(4), "hawser-4".into());
     let mut blocked = stray.clone();
@@ -171,7 +171,7 @@ fn a_gateway_that_works_in_vain_is_told_so() {
 
 /// Row 25.
 #[test]
-fn an_added_disk_gets_a_seed_and_the_others_go_on_from_their_baselines() {
+fn an_added_disk_gets_a_seed_and_others_keep_their_baselines() {
     let mut seen = settled(3);
     let added = SourceDisk { key: DiskKey(2002), uuid: None, label: "Hard disk 3".into(), capacity: CAPACITY, excluded: false };
     seen.source.as_mut().unwrap().disks.push(added);
@@ -219,7 +219,7 @@ fn the_replica_of_a_disk_that_was_removed_is_kept_and_told() {
 
 /// Rows 6 and 12.
 #[test]
-fn tracking_that_is_off_is_switched_on_between_cycles_and_never_under_one() {
+fn tracking_is_switched_on_between_cycles_never_under_one() {
     let mut seen = settled(3);
     seen.source.as_mut().unwrap().tracking_off = true;
     assert_eq!(decide(&seen).step, Step::SwitchTracking);

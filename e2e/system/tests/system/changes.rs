@@ -34,7 +34,7 @@ async fn change_tracking_that_was_reset_has_all_compared() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_an_administrator_removes_ends_its_cycle_and_the_next_one_covers_it() {
+async fn a_snapshot_that_an_administrator_removes_ends_its_cycle() {
     let (world, _gate) = beside_others().await;
     let replica = replicated(&world, "snapshot-removed").await;
     world.vcenter.write(&replica.name, 2000, 0, 24 * MIB, 8).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_replica_is_its_snapshot_and_not_what_was_written_since() {
 
 /// What is read goes on by the new host, and counts there; the old one has room for who waits.
 #[tokio::test]
-async fn a_vm_that_vmotion_takes_away_is_read_on_and_makes_room_on_its_host() {
+async fn a_vm_that_vmotion_takes_away_is_read_on() {
     let (mut world, _gate) = beside_others().await;
     let own = Own::apart(&mut world, "hosts").await.unwrap();
     own.apply(|spec| {

@@ -175,7 +175,7 @@ async fn with_a_late_write(world: &World, name: &str, seconds: u32) -> (Replica,
 }
 
 #[tokio::test]
-async fn a_write_that_lands_after_its_successors_is_refused_or_its_cycle_is_lost_and_covered() {
+async fn a_write_that_lands_after_its_successors_harms_nothing() {
     let (world, _gate) = beside_others().await;
     // The delta writes when the turn before it, of a minute and a little, has ended.
     let (honours, at_honours, _late) = with_a_late_write(&world, "late-write", 150).await;
@@ -218,7 +218,7 @@ mod alone {
     use super::*;
 
     #[tokio::test]
-    async fn a_log_store_that_is_gone_for_a_minute_is_waited_for_in_transfer_and_in_apply() {
+    async fn a_log_store_that_is_gone_for_a_minute_is_waited_for() {
         let (world, _gate) = alone().await;
         let minute = Duration::from_secs(60);
         let slow = Fate::slow_reads(&world, "log-outage", 1500).await.unwrap();

@@ -24,7 +24,7 @@ mod alone {
     use super::*;
 
     #[tokio::test]
-    async fn a_vcenter_that_answers_503_is_waited_for_before_a_cycle_and_in_its_midst() {
+    async fn a_vcenter_that_answers_503_is_waited_for() {
         let replica = {
             let (world, _gate) = beside_others().await;
             replicated(&world, "vc-503").await

@@ -51,7 +51,7 @@ async fn repeats(own: &Own, condition: &str) {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_tried_once_by_each_who_has_it_until_its_secret_is_another() {
+async fn a_wrong_password_is_tried_once_by_each_who_has_it() {
     let (mut world, _gate) = beside_others().await;
     let account = "locked@vsphere.local";
     let own = Own::apart(&mut world, "locked").await.unwrap();
@@ -359,7 +359,7 @@ async fn a_certificate_that_nobody_trusts_is_told_with_whom_to_trust() {
 }
 
 #[tokio::test]
-async fn a_secret_that_there_is_not_is_named_and_counts_when_it_is_made() {
+async fn a_missing_secret_is_named_and_counts_when_it_is_made() {
     let (world, _gate) = beside_others().await;
     let own = Own::new(&world, "secretless");
     let applied = own.apply(|spec| spec["vcenter"]["credentialsSecretRef"] = json!({ "name": "secretless-vcenter" })).await.unwrap();

@@ -174,7 +174,7 @@ async fn snapshot_of(replica: &Replica) -> String {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_hands_over_and_one_that_is_killed_is_followed() {
+async fn a_gateway_that_stops_or_is_killed_is_followed() {
     let (mut world, _gate) = beside_others().await;
     let own = site(&mut world, "kills-gateway", 1).await;
     let containerd = CONTAINERD.read().await;
@@ -363,7 +363,7 @@ async fn damage(replica: &Replica, damage: &Damage) -> String {
 }
 
 #[tokio::test]
-async fn a_block_that_is_damaged_or_dropped_in_the_log_fails_its_cycle_and_the_next_one_covers_it() {
+async fn a_block_damaged_or_dropped_in_the_log_fails_its_cycle() {
     let (mut world, _gate) = beside_others().await;
     let own = site(&mut world, "damages", 1).await;
     let both = [("corrupt-block", Damage::Flipped, "BlobDamaged"), ("drop-block", Damage::Deleted, "BlobNotFound")];

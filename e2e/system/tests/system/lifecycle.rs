@@ -243,7 +243,7 @@ async fn what_is_deleted_leaves_nothing_and_applied_again_begins_anew() {
 }
 
 #[tokio::test]
-async fn what_is_stopped_is_cleaned_up_and_begins_anew_when_it_is_active() {
+async fn a_stopped_vm_is_cleaned_up_and_begins_anew_when_active() {
     let (world, _gate) = beside_others().await;
     let replica = replicated(&world, "stopped").await;
     let (id, first) = (replica.id().await.unwrap(), incarnation(&replica).await);

@@ -12,7 +12,7 @@ fn built(appliance: &Appliance, component: Component) -> Deployment {
 }
 
 #[test]
-fn pods_are_restricted_and_an_applier_knows_neither_kubernetes_nor_vcenter() {
+fn pods_have_no_more_than_their_component_needs() {
     for component in [Component::Gateway, Component::Applier] {
         let deployment = built(&appliance(json!({})), component);
         let pod = deployment.spec.template.spec.unwrap();
@@ -72,7 +72,7 @@ fn an_external_applier_has_no_pods_here() {
 }
 
 #[test]
-fn a_token_for_azure_is_projected_where_tenant_and_client_are_named() {
+fn an_azure_token_is_projected_for_a_tenant_and_client() {
     let azure = |credentials: Value| {
         json!({ "azure": {
             "subscriptionId": "22222222-2222-4222-8222-222222222222", "resourceGroup": "hawser", "location": "westeurope",

@@ -125,7 +125,7 @@ fn gone(seen: &Observed, number: u64) -> GivenUp {
 }
 
 #[test]
-fn a_cycle_that_is_given_up_has_failed_for_that_reason_and_stays_so() {
+fn a_cycle_that_is_given_up_has_failed_for_good() {
     for begun in [false, true] {
         let mut seen = transferred(clean(1), 2);
         if begun {

@@ -194,7 +194,7 @@ fn another_owners_ledger_is_taken_over_only_where_it_is_named() {
 }
 
 #[test]
-fn a_cycle_is_due_by_its_interval_a_token_or_after_a_failures_wait() {
+fn a_cycle_is_due_by_interval_token_or_back_off() {
     let mut seen = clean(2);
     let last = |succeeded, kind| LastCycle {
         cycle: 2,
@@ -222,7 +222,7 @@ fn a_cycle_is_due_by_its_interval_a_token_or_after_a_failures_wait() {
 }
 
 #[test]
-fn a_gateway_that_is_gone_is_replaced_and_one_that_stumbles_is_waited_for() {
+fn a_gateway_is_replaced_only_when_it_is_gone_for_a_minute() {
     let mut seen = transferring(clean(1), 2);
     assert_eq!(decide(&seen).step, Step::None);
     let spare = Gateway { name: "gw-2".into(), ready: true, since: at(-9) };
@@ -308,7 +308,7 @@ fn a_cycle_without_an_object_gets_it() {
 }
 
 #[test]
-fn access_is_renewed_at_half_life_and_for_a_seed_that_was_exchanged() {
+fn access_is_renewed_at_half_life_and_for_a_new_seed() {
     let seen = transferred(clean(1), 2);
     let of = seen.ours().unwrap().cycle(Cycle(2));
     let mut seen = mirrored(done(seen, &Step::WriteOrder(of)));
@@ -323,7 +323,7 @@ fn access_is_renewed_at_half_life_and_for_a_seed_that_was_exchanged() {
 }
 
 #[test]
-fn a_seed_that_is_gone_is_made_anew_even_while_a_cycle_runs_and_a_grown_disk_waits() {
+fn a_lost_seed_is_made_anew_even_while_a_cycle_runs() {
     let mut gone = transferring(clean(1), 2);
     gone.disks.as_mut().unwrap().remove(0);
     let decision = decide(&gone);
@@ -348,7 +348,7 @@ fn a_source_that_is_gone_keeps_nothing_from_being_applied() {
 }
 
 #[test]
-fn a_delta_finishes_when_replication_is_stopped_and_an_initial_cycle_is_cancelled() {
+fn a_stop_lets_a_delta_finish_and_cancels_an_initial_cycle() {
     let mut delta = transferring(clean(1), 2);
     spec(&mut delta).replication = Replication::Stopped;
     assert_eq!(decide(&delta).step, Step::None);
@@ -361,7 +361,7 @@ fn a_delta_finishes_when_replication_is_stopped_and_an_initial_cycle_is_cancelle
 }
 
 #[test]
-fn a_cycle_ends_before_its_snapshot_fills_the_datastore_and_what_was_sent_is_applied() {
+fn a_cycle_ends_before_its_snapshot_fills_the_datastore() {
     let press = |seen: &mut Observed| seen.source.as_mut().unwrap().pressed = Some(Trouble::new(Reason::DatastoreFull, "ds has 4 % free"));
     let mut seen = transferring(clean(1), 2);
     press(&mut seen);
@@ -572,7 +572,7 @@ fn a_cycle_that_can_not_be_applied_for_now_says_why() {
 }
 
 #[test]
-fn a_cycle_that_is_given_up_is_closed_and_another_covers_its_ground() {
+fn a_cycle_that_is_given_up_is_closed_and_followed() {
     for begun in [false, true] {
         for reason in [Reason::BlobDamaged, Reason::SeedReplaced] {
             let mut seen = ordered(begun);

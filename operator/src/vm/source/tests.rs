@@ -20,7 +20,7 @@ fn found(inventory: &Inventory, selector: &VmSelector, known: Option<Uuid>) -> R
 }
 
 #[test]
-fn a_vm_is_known_by_the_selector_first_and_by_its_uuid_ever_after() {
+fn a_vm_is_known_by_its_selector_then_by_its_uuid() {
     let by_ref = VmSelector { mo_ref: Some("vm-1".into()), ..VmSelector::default() };
     let all = inventory(&[("vm-1", 1, false), ("vm-2", 2, false)]);
     assert_eq!(found(&all, &by_ref, None), Ok("vm-1".into()));
@@ -151,7 +151,7 @@ fn what_passes_by_itself_is_waited_for_and_blocks_nothing() {
 }
 
 #[test]
-fn a_disk_that_can_not_be_replicated_blocks_until_somebody_leaves_it_out() {
+fn a_disk_that_can_not_be_replicated_blocks_until_excluded() {
     use vsphere::model::disk::{BackingKind, Disk, DiskMode};
     type Change = fn(&mut Disk);
     let cases: [(ConcernId, Change); 6] = [
@@ -226,7 +226,7 @@ fn who_holds_disks_that_have_to_be_consolidated_is_named() {
 }
 
 #[test]
-fn tracking_is_switched_on_only_where_it_is_off_and_may_and_can_be() {
+fn tracking_is_switched_on_only_where_it_may_and_can_be() {
     let (inventory, vm) = placed();
     assert!(!told(&inventory, &vm, json!({})).tracking_off);
     let off = Vm { tracking: false, ..vm };
