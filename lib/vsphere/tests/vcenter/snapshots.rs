@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use blocklog::clock::{Clock, SystemClock};
 use reasons::Reason;
 use serde_json::{Value, json};
 use vsphere::{
@@ -333,7 +334,7 @@ async fn a_vm_that_is_started_under_its_snapshot_was_not_off() {
     let task = json!({"on": "task", "method": "CreateSnapshotEx_Task", "delayMs": 1500, "count": 1});
     simulator.post("/faults", task).await;
     let start = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        SystemClock::new().sleep(Duration::from_millis(500)).await;
         simulator.put("/vms/a/power", json!({"state": "on"})).await;
     };
     let mark = control.mark(1);
