@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::{reasons::Reason, words::words};
+use crate::reasons::Reason;
 
-words! {
+reasons::closed_set! {
     /// The types of conditions, of all kinds. Each is `True` where all is well; which kinds carry which says [`Kind::conditions`].
     pub enum ConditionType {
         /// The object does what it is there for. Where it does not, reason and message are those of the first other condition that fails.

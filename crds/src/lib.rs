@@ -23,7 +23,6 @@ mod rules;
 mod schema;
 pub mod span;
 pub mod windows;
-mod words;
 
 /// What may stand in the way of replicating a VM: the ids of concerns.
 pub mod concerns {

@@ -1,11 +1,12 @@
 //! What makes a closed set of words.
 
-/// Makes an enum of CamelCase words, each with its meaning (its documentation) and its remedy.
-macro_rules! words {
+/// Makes an enum of CamelCase words. The first paragraph of a word's documentation is its meaning, which the reference prints.
+#[macro_export]
+macro_rules! closed_set {
     (
         $(#[doc = $doc:literal])+
         pub enum $name:ident {
-            $( $(#[doc = $meaning:literal])+ $word:ident => $remedy:expr, )+
+            $( $(#[doc = $meaning:literal])+ $word:ident, )+
         }
     ) => {
         $(#[doc = $doc])+
@@ -34,14 +35,6 @@ macro_rules! words {
                 }
             }
 
-            /// What a person can do about it; where that is nothing, it says so.
-            #[must_use]
-            pub const fn remedy(self) -> &'static str {
-                match self {
-                    $(Self::$word => $remedy,)+
-                }
-            }
-
             /// The one with this word; none for a word of another version.
             #[must_use]
             pub fn from_word(word: &str) -> Option<Self> {
@@ -58,6 +51,33 @@ macro_rules! words {
         impl From<$name> for String {
             fn from(word: $name) -> Self {
                 word.as_str().to_owned()
+            }
+        }
+    };
+}
+
+/// Makes a closed set of words, each with its remedy besides.
+macro_rules! words {
+    (
+        $(#[doc = $doc:literal])+
+        pub enum $name:ident {
+            $( $(#[doc = $meaning:literal])+ $word:ident => $remedy:expr, )+
+        }
+    ) => {
+        $crate::closed_set! {
+            $(#[doc = $doc])+
+            pub enum $name {
+                $( $(#[doc = $meaning])+ $word, )+
+            }
+        }
+
+        impl $name {
+            /// What a person can do about it; where that is nothing, it says so.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self {
+                    $(Self::$word => $remedy,)+
+                }
             }
         }
     };

@@ -1,6 +1,6 @@
 //! Does the one thing that was decided. Each step is safe to repeat: a crash in its midst is the next pass's beginning.
 //!
-//! What a step does stands with the side that it is done to: [`seeds`], [`cycles`], [`orders`], [`vcenter`], and [`cleanup`] where the replica goes.
+//! What a step does stands with the side that it is done to: `seeds`, `cycles`, `orders`, `vcenter`, and `cleanup` where the replica goes.
 
 mod cleanup;
 mod cycles;

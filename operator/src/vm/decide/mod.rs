@@ -1,8 +1,8 @@
 //! What to do next for a ReplicatedVM: a chain of checks over what was seen. The first that does not hold says what is so, why, and what
 //! is done about it.
 //!
-//! The checks stand with the side that they look at: [`source`] (appliance and vCenter), [`target`] (ledger and seed disks), [`cycles`] (what goes on),
-//! [`start`] (whether a cycle may begin), and [`cleanup`] in place of all of them where the replica goes.
+//! The checks stand with the side that they look at: `source` (appliance and vCenter), `target` (ledger and seed disks), `cycles` (what goes on),
+//! `start` (whether a cycle may begin), and `cleanup` in place of all of them where the replica goes.
 
 mod cleanup;
 mod cycles;
