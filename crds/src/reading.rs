@@ -222,7 +222,7 @@ mod tests {
         assert_eq!((&told["kind"], &told["metadata"]), (&json!("ReplicatedVM"), &json!({ "name": "web", "uid": "u" })));
         let [condition] = told["status"]["conditions"].as_array().unwrap().as_slice() else { panic!("{told}") };
         assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("Unreadable")));
-        assert!(condition["message"].as_str().unwrap().contains("MigrationQueued"), "{condition}");
+        assert!(condition["message"].as_str().unwrap().contains("this version of Hawser can't read it"), "{condition}");
         assert_eq!(condition["lastTransitionTime"], json!("2027-01-15T08:00:00Z"));
         let again = odd(json!([condition, "odd"]));
         assert_eq!(again.told(ConditionType::Ready, Status::False, at(1_900_000_000)), None);
