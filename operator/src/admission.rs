@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-/// What a cycle that goes on takes.
+/// A cycle that goes on, with the slots that it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Its ReplicatedVM.
     pub vm: String,
     /// The host that its VM is on now: limits follow a vMotion. None where that is not known.
     pub host: Option<String>,
@@ -19,11 +18,9 @@ pub struct Holder {
 /// A VM whose cycle is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// The ReplicatedVM.
     pub vm: String,
     /// The host that its VM is on now, where that is known.
     pub host: Option<String>,
-    /// Its disks.
     pub disks: usize,
     /// Whether there is no replica of it yet: such go before deltas.
     pub initial: bool,
@@ -34,9 +31,7 @@ pub struct Candidate {
 /// How many disks may transfer at a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Of the appliance.
     pub appliance: usize,
-    /// Of one host.
     pub host: usize,
 }
 
@@ -51,7 +46,6 @@ impl Limits {
 /// What disk slots are of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resource {
-    /// The appliance.
     Appliance,
     /// A host, by its name.
     Host(String),
@@ -70,17 +64,13 @@ impl Resource {
 /// Whether a cycle may begin now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It may.
     Start,
     /// Slots are taken.
     Full {
-        /// Of what.
         of: Resource,
         /// Slots in use.
         used: usize,
-        /// All slots.
         total: usize,
-        /// Who has them.
         holders: Vec<String>,
         /// The place among those that wait for them, from 1.
         position: usize,

@@ -19,7 +19,7 @@ use kube::{
 
 use azure::{Arm, ArmError, disks::Disk};
 
-use crate::{appliance::sites::Sites, metrics::Metrics, objects::cut, status_writes::StatusWrites, told::Told};
+use crate::{appliance::sites::Sites, metrics::Metrics, objects::cut, status_writes::StatusWrites, vm_changes::VmChanges};
 
 /// The most bytes of an event's note: the apiserver refuses more than 1024.
 const NOTE_MOST: usize = 1024;
@@ -53,13 +53,10 @@ pub async fn cluster(client: &Client, given: Option<String>) -> Result<String, S
 
 /// What all controllers share.
 pub struct Context {
-    /// The apiserver.
     pub client: Client,
-    /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
-    /// What was given.
     pub settings: Settings,
     /// What was built for each appliance, by namespace and name.
     pub sites: Sites,
@@ -72,8 +69,7 @@ pub struct Context {
     pub vms: Vec<Store<Read<ReplicatedVM>>>,
     /// Managed disks as they were listed last.
     pub disks: DiskLists,
-    /// What vCenters tell.
-    pub told: Told,
+    pub vm_changes: VmChanges,
     /// When statuses were written last.
     pub writes: StatusWrites,
     /// Held while a cycle is admitted: two that see the same free slot must not both take it.

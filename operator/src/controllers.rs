@@ -100,7 +100,7 @@ fn of_vms(
     context: Arc<Context>,
     end: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> LocalBoxFuture<'static, ()> {
-    let (store, store_of_told) = (controller.store(), controller.store());
+    let (store, store_of_changes) = (controller.store(), controller.store());
     let of_appliance = move |appliance: Read<Appliance>| {
         let (namespace, name) = (appliance.namespace(), appliance.name_any());
         let refers =
@@ -108,7 +108,7 @@ fn of_vms(
         store.state().iter().filter(|vm| refers(vm)).map(|vm| ObjectRef::from_obj(vm.as_ref())).collect::<Vec<_>>()
     };
     controller
-        .reconcile_on(context.told.wakes(store_of_told))
+        .reconcile_on(context.vm_changes.wakes(store_of_changes))
         .owns_stream(wakes::changed(
             watcher(api::<Read<ReplicationCycle>>(client, namespace), Default::default()),
             wakes::read(wakes::of_cycle),

@@ -21,9 +21,7 @@ const AFTER_FAILURES: Backoff = Backoff::new(Duration::from_secs(60), Duration::
 /// The last cycle that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Last {
-    /// When it began.
     pub started: Timestamp,
-    /// When it ended.
     pub ended: Timestamp,
     /// Whether it made the replica clean.
     pub succeeded: bool,

@@ -18,9 +18,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Which Lease, and who wants it.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub lease: String,
     /// Who wants it: the pod's name.
     pub identity: String,

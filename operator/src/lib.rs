@@ -19,7 +19,7 @@ pub mod reading;
 pub mod roles;
 pub mod seeds;
 pub mod status_writes;
-pub mod told;
 pub mod trouble;
 pub mod vm;
+pub mod vm_changes;
 pub mod wakes;

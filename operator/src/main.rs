@@ -22,7 +22,7 @@ use operator::{
     objects::MANAGER,
     probes::Probes,
     status_writes::StatusWrites,
-    told::Told,
+    vm_changes::VmChanges,
 };
 use tokio::sync::watch;
 
@@ -104,7 +104,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         metrics,
         vms: controllers.stores(),
         disks: DiskLists::default(),
-        told: Told::default(),
+        vm_changes: VmChanges::default(),
         writes: StatusWrites::default(),
         admission: tokio::sync::Mutex::new(()),
     });

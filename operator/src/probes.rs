@@ -6,7 +6,6 @@ use crate::metrics::Metrics;
 
 /// The operator, as it is probed.
 pub struct Probes {
-    /// Its figures.
     pub metrics: Metrics,
     /// Whether it leads.
     pub leading: watch::Receiver<bool>,

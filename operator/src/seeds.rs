@@ -28,7 +28,6 @@ const NAME_MAX: usize = 80;
 pub struct Which {
     /// The start of replication.
     pub incarnation: Incarnation,
-    /// The source's disk.
     pub disk: DiskKey,
     /// Which of its seeds: 1, then the ledger's turn and 2.
     pub instance: u64,
@@ -121,7 +120,6 @@ pub enum Plan {
         which: Which,
         /// For so many bytes of the source.
         capacity: u64,
-        /// Why.
         why: Why,
         /// The disk, where a pass before this one has made it.
         made: Option<Box<Disk>>,

@@ -14,7 +14,6 @@ use vsphere::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Trouble {
-    /// The word.
     pub reason: Reason,
     /// What is so, and what to do.
     pub message: String,

@@ -67,7 +67,9 @@ async fn ask_vcenter(site: &Site, known: Option<&VCenterIdentity>) -> OfVCenter 
     let version = identity.version.clone().unwrap_or_default();
     let reached = Finding::holds(C::VCenterReachable, Reason::AsExpected, format!("vCenter {version} at {}", site.spec.vcenter.url));
     let privileges = match missing(vcenter).await {
-        Ok(missing) if missing.is_empty() => Finding::holds(C::VCenterPrivileges, Reason::AsExpected, ""),
+        Ok(missing) if missing.is_empty() => {
+            Finding::holds(C::VCenterPrivileges, Reason::AsExpected, "the user has the privileges that replication needs")
+        }
         Ok(missing) => {
             let told: Vec<String> = missing.iter().map(|one| format!("{} ({}: {})", one.id, one.label, one.reason)).collect();
             let user = match vcenter.client.login_state() {
@@ -162,7 +164,11 @@ async fn ask_azure(site: &Site) -> Finding {
         Ok(permissions) => {
             let missing = rights::missing(&permissions, &rights::REPLICATION);
             if missing.is_empty() {
-                return Finding::holds(of, Reason::AsExpected, "");
+                return Finding::holds(
+                    of,
+                    Reason::AsExpected,
+                    format!("the principal may do on the resource group {group} what replication needs"),
+                );
             }
             Finding::fails(of, Reason::RolesMissing, roles::lacks(group, &missing))
         }
@@ -209,8 +215,9 @@ pub async fn log(site: &Site, clock: &dyn Clock) -> Vec<Finding> {
         }
         Some(Err(error)) => Err((verified, error.reason(), error.to_string())),
     };
+    let answers = || Finding::holds(reached, Reason::AsExpected, format!("{} answers", site.spec.log_store.account_url));
     match told {
-        Ok(()) => vec![Finding::holds(reached, Reason::AsExpected, ""), Finding::holds(verified, Reason::AsExpected, "")],
+        Ok(()) => vec![answers(), Finding::holds(verified, Reason::AsExpected, "the key is the one that this log store was set up with")],
         Err((of, reason, message)) if of == reached => {
             vec![Finding::fails(reached, reason, message), Finding::open(verified, Reason::NotChecked, "the log store can't be asked")]
         }
@@ -218,7 +225,7 @@ pub async fn log(site: &Site, clock: &dyn Clock) -> Vec<Finding> {
             let secret = &site.spec.encryption.key_secret_ref.name;
             let message =
                 format!("{message}: give the Secret {secret} (encryption.keySecretRef) the key that this log store was set up with");
-            vec![Finding::holds(reached, Reason::AsExpected, ""), Finding::fails(verified, reason, message)]
+            vec![answers(), Finding::fails(verified, reason, message)]
         }
     }
 }
@@ -268,7 +275,10 @@ pub fn tls(site: &Site, found: &[Finding]) -> Finding {
         (None, Some(finding)) => {
             Finding::open(C::TLSVerified, Reason::NotChecked, format!("not every server has answered: {}", finding.message))
         }
-        (None, None) => Finding::holds(C::TLSVerified, Reason::AsExpected, ""),
+        (None, None) => {
+            let message = "the certificates of vCenter, Azure and the log store are verified";
+            Finding::holds(C::TLSVerified, Reason::AsExpected, message)
+        }
     }
 }
 

@@ -79,7 +79,7 @@ pub async fn reconcile<K: Resource<DynamicType = ()>>(appliance: Arc<K>, context
     }
     let inputs = gather::gather(&context.client, &namespace, &appliance).await;
     let before = context.sites.get(&namespace, &name);
-    let tell = |inventory| context.told.clone().follow(namespace.clone(), name.clone(), inventory);
+    let tell = |inventory| context.vm_changes.clone().follow(namespace.clone(), name.clone(), inventory);
     let site = Arc::new(Site::build(inputs, before.as_deref(), &context.clock, tell).await);
     context.sites.put(&namespace, &name, site.clone());
     let old = appliance.status.clone().unwrap_or_default();

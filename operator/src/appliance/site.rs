@@ -33,7 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// What an appliance is made of: its spec, and what its Secrets and ConfigMaps hold.
 #[derive(Clone)]
 pub struct Inputs {
-    /// The spec.
     pub spec: ApplianceSpec,
     /// The name and password for vCenter, and the version of their Secret.
     pub vcenter: Result<(Credentials, String), Trouble>,
@@ -49,9 +48,7 @@ pub struct Inputs {
 
 /// The vCenter of an appliance.
 pub struct VCenter {
-    /// The client.
     pub client: Client,
-    /// What it tells.
     pub inventory: watch::Receiver<Arc<Inventory>>,
     url: String,
     trust: Trust,
@@ -83,11 +80,8 @@ pub struct Target {
 /// What was built for an appliance.
 #[derive(Clone)]
 pub struct Site {
-    /// Its spec.
     pub spec: ApplianceSpec,
-    /// Its vCenter.
     pub vcenter: Result<Arc<VCenter>, Trouble>,
-    /// Its Azure.
     pub target: Result<Target, Trouble>,
     /// The last vCenter that there was. It knows which password was refused, also after a look for which the apiserver did not answer.
     last: Option<Arc<VCenter>>,

@@ -26,13 +26,11 @@ pub const UNTAKEN: SignedDuration = SignedDuration::from_mins(2);
 /// What is known of a cycle when it is mirrored.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
-    /// Its object.
     pub object: &'a ReplicationCycle,
     /// Who we are to ledgers.
     pub owner: &'a Owner,
     /// False where ledger or state could not be looked at: what was said of it before holds.
     pub readable: bool,
-    /// The VM's ledger.
     pub ledger: Option<&'a Ledger>,
     /// Its state; none where it is gone.
     pub state: Option<&'a State>,
@@ -44,7 +42,6 @@ pub struct Seen<'a> {
     pub given_up: Option<&'a GivenUp>,
     /// Why it could not be applied so far, as its applier says.
     pub setback: Option<&'a Setback>,
-    /// The time.
     pub now: Timestamp,
 }
 

@@ -20,8 +20,8 @@ use crate::{
     appliance::sites::Sites,
     context::{DiskLists, Settings},
     metrics::Metrics,
-    told::Told,
     vm::{self, model::ApplianceState, step::Step, test_support},
+    vm_changes::VmChanges,
 };
 
 const BASE: &str = "/apis/hawser.dev/v1alpha1/namespaces/apps";
@@ -98,7 +98,7 @@ impl Server {
             metrics: Metrics::new().unwrap(),
             vms: Vec::new(),
             disks: DiskLists::default(),
-            told: Told::default(),
+            vm_changes: VmChanges::default(),
             writes: Default::default(),
             admission: tokio::sync::Mutex::new(()),
         }

@@ -8,7 +8,6 @@ use crate::cycle::mirror::{self, Mirrored, Seen};
 
 /// One look, with what is worked out of it once.
 pub struct Pass {
-    /// What was seen.
     pub seen: Observed,
     /// Each cycle as it is mirrored, in the order of [`Observed::cycles`].
     pub mirrored: Vec<Mirrored>,

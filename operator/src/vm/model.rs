@@ -40,7 +40,6 @@ pub enum ApplianceState {
     Unbuilt(Trouble),
     /// It is there, and something is not as it should be.
     NotReady(String),
-    /// It is ready.
     Ready,
 }
 
@@ -64,17 +63,13 @@ pub struct SourceDisk {
 pub struct Source {
     /// What names it for good.
     pub id: VmId,
-    /// Its reference now.
     pub mo_ref: String,
-    /// Its name.
     pub name: String,
-    /// Its host's name.
     pub host: Option<String>,
     /// `PoweredOn`, `PoweredOff` or `Suspended`.
     pub power: Option<&'static str>,
     /// Since when it was seen off without a break; none where it is not off, or vCenter is not heard.
     pub off_since: Option<Timestamp>,
-    /// Its disks.
     pub disks: Vec<SourceDisk>,
     /// What stands in the way, accepted or not.
     pub concerns: Vec<Concern>,
@@ -88,7 +83,7 @@ pub struct Source {
     pub held_by: Vec<String>,
     /// Our snapshots of it: their names, by cycle.
     pub snapshots: BTreeMap<Cycle, String>,
-    /// Who had the replica before it was taken over, where a snapshot of his stands: nobody else removes it.
+    /// The previous owner, if its snapshot is still on the VM. Only we can remove it.
     pub left_by: Option<Owner>,
     /// When the oldest of them was taken, by vCenter's clock.
     pub oldest_snapshot: Option<Timestamp>,
@@ -97,7 +92,6 @@ pub struct Source {
 /// What an applier's order says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderSeen {
-    /// The cycle.
     pub of: CycleId,
     /// The unique id of each seed that it gives access to.
     pub seeds: BTreeMap<DiskKey, String>,
@@ -106,7 +100,6 @@ pub struct OrderSeen {
 /// A cycle's object and what the log says of it.
 #[derive(Debug, Clone)]
 pub struct CycleSeen {
-    /// The object.
     pub object: Arc<ReplicationCycle>,
     /// Its state; none where it is gone, or was not looked at because the cycle is over.
     pub state: Option<State>,
@@ -165,7 +158,6 @@ impl CycleSeen {
 /// A gateway's pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
-    /// Its name.
     pub name: String,
     /// Whether it is ready.
     pub ready: bool,
@@ -176,7 +168,6 @@ pub struct Gateway {
 /// The disk slots of the appliance and its hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Slots {
-    /// Who has some.
     pub holders: Vec<Holder>,
     /// Who waits for some, this VM not among them.
     pub waiting: Vec<Candidate>,
@@ -197,17 +188,12 @@ impl Slots {
 /// What a pass saw.
 #[derive(Debug, Clone)]
 pub struct Observed {
-    /// The time.
     pub now: Timestamp,
-    /// The object.
     pub object: Arc<ReplicatedVM>,
     /// Who we are to ledgers.
     pub owner: Owner,
-    /// The appliance.
     pub appliance: ApplianceState,
-    /// The VM.
     pub source: Result<Source, Trouble>,
-    /// The ledger.
     pub ledger: Result<Option<Ledger>, Trouble>,
     /// The managed disks: of the resource group those that are ours, and those that the ledger names.
     pub disks: Result<Vec<Disk>, Trouble>,
@@ -217,11 +203,9 @@ pub struct Observed {
     pub given_up: Vec<GivenUp>,
     /// Why the cycle that is to be applied could not be so far, as its applier says.
     pub setback: Option<Setback>,
-    /// The order.
     pub order: Result<Option<OrderSeen>, Trouble>,
     /// The cycles' objects, by number.
     pub cycles: Vec<CycleSeen>,
-    /// The gateways.
     pub gateways: Vec<Gateway>,
     /// The slots; looked at only where a cycle asks for some.
     pub slots: Option<Slots>,

@@ -39,7 +39,7 @@ use crate::{
     trouble::Trouble,
 };
 
-/// Looks.
+/// Observes everything that a pass has to know.
 ///
 /// # Errors
 /// Where the apiserver does not answer. What else does not answer is part of what was seen.
@@ -95,7 +95,7 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     let id = source.as_ref().ok().map(|source| source.id).or_else(|| known_id(&object));
     let Some(id) = id else {
         // Never found: there can be no ledger.
-        let why = source.as_ref().err().cloned().unwrap_or_else(|| Trouble::new(Reason::NotChecked, ""));
+        let why = source.as_ref().err().cloned().unwrap_or_else(|| Trouble::new(Reason::NotChecked, "the VM was not looked for yet"));
         let seen = blank(why, object, own);
         return Ok(Observed { source, ledger: Ok(None), order: Ok(None), due: Ok(None), disks: Ok(Vec::new()), blobs: Ok(0), ..seen });
     };

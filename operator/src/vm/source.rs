@@ -95,9 +95,7 @@ fn word(selector: &VmSelector) -> String {
 pub struct Asked<'a> {
     /// What the user asks for.
     pub spec: &'a ReplicatedVMSpec,
-    /// The appliance's spec.
     pub appliance: &'a ApplianceSpec,
-    /// Who we are.
     pub owner: &'a Owner,
     /// Which VM it is.
     pub id: VmId,

@@ -25,9 +25,7 @@ pub struct NewSeed {
 /// A disk that stands, and is to become a seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadySeed {
-    /// The source's disk.
     pub disk: DiskKey,
-    /// The managed disk.
     pub id: ResourceId,
     /// Azure's id of that very disk.
     pub unique_id: String,
@@ -64,23 +62,16 @@ pub enum Step {
     Claim(Cycle),
     /// Makes the object of a cycle.
     MakeCycle {
-        /// The cycle.
         of: CycleId,
         /// Who shall run it.
         worker: Option<String>,
     },
     /// Gives a cycle to a gateway.
-    Assign {
-        /// The cycle's object.
-        cycle: String,
-        /// The pod.
-        worker: String,
-    },
+    Assign { cycle: String, worker: String },
     /// Ends cycles before their time.
     Cancel {
         /// Their objects.
         cycles: Vec<String>,
-        /// Why.
         reason: Reason,
     },
     /// Grants write access, and writes the order or renews it.
@@ -89,7 +80,6 @@ pub enum Step {
     DropOrder,
     /// A cycle is over on both sides: its order goes, its log is cleaned up, then its finalizer.
     Close {
-        /// The cycle's object.
         cycle: String,
         /// Whether the order is its.
         order: bool,
@@ -111,13 +101,10 @@ pub enum Step {
 pub enum Remains {
     /// Snapshots of ours.
     Snapshots,
-    /// The order.
     Order,
     /// Seed disks.
     Seeds(Vec<ResourceId>),
-    /// The log.
     Log,
-    /// The ledger.
     Ledger,
 }
 

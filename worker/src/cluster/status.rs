@@ -63,13 +63,13 @@ impl Report {
         let transferred = if sent {
             Finding::holds(ConditionType::Transferred, Reason::AsExpected, COMPLETE)
         } else {
-            Finding::open(ConditionType::Transferred, Reason::Pending, "")
+            Finding::open(ConditionType::Transferred, Reason::Pending, "a gateway has taken the cycle up")
         };
         Self {
             source: SourceStatus { worker: Some(pod.to_owned()), started, tasks: Vec::new(), ..old },
             disks,
             transferred,
-            released: Finding::open(ConditionType::SourceReleased, Reason::Pending, ""),
+            released: Finding::open(ConditionType::SourceReleased, Reason::Pending, "there is no snapshot yet"),
             next_epoch: 1,
             sample: None,
             edges: 0,
@@ -178,7 +178,7 @@ impl Report {
             match self.source.snapshot.as_ref().map(|snapshot| snapshot.state) {
                 Some(SnapshotState::Intended) => self.taking(),
                 Some(SnapshotState::Taken) => self.transferring(),
-                _ => self.transfer(Finding::open(ConditionType::Transferred, Reason::Pending, "")),
+                _ => self.transfer(Finding::open(ConditionType::Transferred, Reason::Pending, "a gateway has taken the cycle up")),
             }
         }
         if waits_for_store(&self.released) {

@@ -56,9 +56,9 @@ use operator::{
     metrics::Metrics,
     objects::seconds,
     status_writes::StatusWrites,
-    told::Told,
     trouble::Trouble,
     vm::{self, decide, look::Pass, model::Observed, observe, step::Step, test_support},
+    vm_changes::VmChanges,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -355,7 +355,7 @@ fn context(client: &Client, clock: &Arc<TestClock>, first: u64, vms: Vec<store::
         metrics: Metrics::new().unwrap(),
         vms,
         disks: DiskLists::default(),
-        told: Told::default(),
+        vm_changes: VmChanges::default(),
         writes: StatusWrites::default(),
         admission: tokio::sync::Mutex::new(()),
     }

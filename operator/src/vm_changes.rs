@@ -1,4 +1,4 @@
-//! What vCenter tells of a VM has its ReplicatedVM looked at: a disk that was added need not wait for the next look.
+//! Reconciles a ReplicatedVM as soon as vCenter reports a change of its VM: a disk that was added need not wait for the next look.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,7 +22,7 @@ struct Change {
 
 type Changed = BTreeMap<MoRef, Change>;
 
-/// What an appliance's vCenter told.
+/// The VMs of an appliance's vCenter that have come, gone or changed since its last report.
 #[derive(Debug, Clone)]
 struct News {
     namespace: String,
@@ -46,18 +46,18 @@ impl News {
     }
 }
 
-/// Takes what all vCenters tell to those who want to know.
+/// The changes of VMs that all vCenters report, for the controllers that reconcile by them.
 #[derive(Debug, Clone)]
-pub struct Told(broadcast::Sender<News>);
+pub struct VmChanges(broadcast::Sender<News>);
 
-impl Default for Told {
+impl Default for VmChanges {
     fn default() -> Self {
         // Whoever misses some looks at the next interval, as if nobody told.
         Self(broadcast::Sender::new(256))
     }
 }
 
-impl Told {
+impl VmChanges {
     /// Follows the inventory of an appliance's vCenter, for as long as there is one.
     pub async fn follow(self, namespace: String, appliance: String, mut inventory: watch::Receiver<Arc<Inventory>>) {
         let mut before = Arc::default();
@@ -182,7 +182,7 @@ mod tests {
             writer.apply_watcher_event(&Event::InitApply(Read(Ok(Arc::new(one)))));
         }
         writer.apply_watcher_event(&Event::InitDone);
-        let told = Told::default();
+        let told = VmChanges::default();
         let woken = told.wakes(reader);
         let (out, inventories) = watch::channel(inventory(&[("vm-1", &vm(1, "a"))]));
         let follows = tokio::spawn(told.follow("apps".into(), "site-a".into(), inventories));
