@@ -13,7 +13,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     runtime::{
         events::{Event, EventType, Recorder},
-        reflector::Store,
+        reflector::{ObjectRef, Store},
     },
 };
 
@@ -89,6 +89,16 @@ impl Context {
         self.vms.iter().flat_map(Store::state).filter_map(|vm| vm.readable().cloned()).collect()
     }
 
+    /// The host that a VM was on when it was looked at last, also of an object that can't be read.
+    #[must_use]
+    pub fn host_of(&self, namespace: &str, vm: &str) -> Option<String> {
+        let found = self.vms.iter().find_map(|store| store.get(&ObjectRef::new(vm).within(namespace)))?;
+        match &found.0 {
+            Ok(vm) => vm.status.as_ref()?.vm.as_ref()?.host.clone(),
+            Err(unread) => unread.field("/status/vm/host"),
+        }
+    }
+
     /// Tells people something as an event. One that can't be told is lost: it is in the conditions, too.
     pub async fn event<K: Resource<DynamicType = ()>>(&self, of: &K, warning: bool, reason: Reason, action: &str, note: &str) {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
@@ -110,8 +120,8 @@ type Lists = BTreeMap<(String, String), (Duration, Arc<Vec<Disk>>)>;
 #[derive(Default)]
 pub struct DiskLists {
     known: Mutex<Lists>,
-    /// Held by the one who lists for all.
-    turn: tokio::sync::Mutex<()>,
+    /// Held by the one who lists a group for all.
+    turns: Mutex<BTreeMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl DiskLists {
@@ -121,11 +131,15 @@ impl DiskLists {
     /// As [`Arm::disks`].
     pub async fn list(&self, context: &Context, arm: &Arm, subscription: &str, group: &str) -> Result<Arc<Vec<Disk>>, ArmError> {
         let key = (subscription.to_lowercase(), group.to_lowercase());
-        let _turn = self.turn.lock().await;
+        if let Some(disks) = self.fresh(&key, context.clock.monotonic()) {
+            return Ok(disks);
+        }
+        // Of each group for itself: a Resource Manager that is slow keeps nobody of another appliance waiting.
+        let turn = self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default().clone();
+        let _turn = turn.lock().await;
         let now = context.clock.monotonic();
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some((at, disks)) = known.filter(|(at, _)| now.saturating_sub(*at) < LIST_HOLDS) {
-            tracing::trace!(age = (now - at).as_secs(), "managed disks as listed before");
+        // Another one may have listed them meanwhile.
+        if let Some(disks) = self.fresh(&key, now) {
             return Ok(disks);
         }
         let disks = Arc::new(arm.disks(subscription, group).await?);
@@ -134,6 +148,11 @@ impl DiskLists {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (now, disks.clone()));
         }
         Ok(disks)
+    }
+
+    fn fresh(&self, key: &(String, String), now: Duration) -> Option<Arc<Vec<Disk>>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(key).filter(|(at, _)| now.saturating_sub(*at) < LIST_HOLDS).map(|(_, disks)| disks.clone())
     }
 
     /// Has everything listed anew: something was made or deleted.

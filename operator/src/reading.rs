@@ -15,7 +15,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{admission::Holder, context::Context, objects::MANAGER, pass::LATER, trouble::Trouble};
+use crate::{admission::Holder, context::Context, objects::{MANAGER, finalizers}, pass::LATER, trouble::Trouble};
 
 /// The kinds that are read so.
 pub trait Own:
@@ -81,8 +81,8 @@ pub async fn tell<K: Own>(context: &Context, unread: &Arc<Unreadable>, of: Condi
     let writer = PatchParams::apply(&format!("{MANAGER}-reading")).force();
     match api::<K>(&context.client, &namespace).patch_status(name, &writer, &Patch::Apply(&change)).await {
         Ok(_) => {}
-        // It is gone, or its definition here does not allow for it.
-        Err(kube::Error::Api(refused)) => {
+        // It is gone, or its definition here does not allow for it. Any other error is worth another try.
+        Err(kube::Error::Api(refused)) if matches!(refused.code, 400 | 404 | 409 | 422) => {
             tracing::warn!(kind = %unread.kind, namespace, name, why = refused.message, "it can't be told that it can't be read");
             return Ok(());
         }
@@ -98,7 +98,9 @@ pub fn open(cycles: &[Arc<Unreadable>]) -> Option<&Arc<Unreadable>> {
     cycles.iter().find(|cycle| is_open(cycle))
 }
 
-fn is_open(cycle: &Unreadable) -> bool {
+/// True while nobody has closed it: its finalizer stands.
+#[must_use]
+pub fn is_open(cycle: &Unreadable) -> bool {
     cycle.metadata.finalizers.iter().flatten().any(|one| one == names::SNAPSHOT_FINALIZER)
 }
 
@@ -112,6 +114,16 @@ pub fn holders(cycles: &[Arc<Unreadable>]) -> impl Iterator<Item = Holder> + '_ 
         // Of one whose share can't be read either it is known that it has one.
         disks: cycle.field("/spec/allotment/disks").unwrap_or(1),
     })
+}
+
+/// Takes a finalizer off an object that can't be read, where it is there.
+///
+/// # Errors
+/// The apiserver's.
+pub async fn let_go<K: Own>(client: &Client, unread: &Arc<Unreadable>, finalizer: &str) -> Result<(), kube::Error> {
+    let namespace = unread.metadata.namespace.clone().unwrap_or_default();
+    let object = Read::<K>(Err(unread.clone()));
+    finalizers(&api::<K>(client, &namespace), &object, |all| all.retain(|one| one != finalizer)).await
 }
 
 fn api<K: Own>(client: &Client, namespace: &str) -> Api<Read<K>> {

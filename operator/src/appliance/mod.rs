@@ -147,7 +147,8 @@ fn waits_for_vms(names: &[String]) -> Finding {
 fn is_ready(findings: &[Finding]) -> Finding {
     let unchecked = |one: &&Finding| one.of == C::AzurePermissions && one.status == Status::Unknown;
     let counted: Vec<Finding> = findings.iter().filter(|one| !unchecked(one)).cloned().collect();
-    ready(Kind::Appliance.conditions(), &counted, WELL)
+    let well = if counted.len() < findings.len() { "all is well but that the principal's rights in Azure can't be checked" } else { WELL };
+    ready(Kind::Appliance.conditions(), &counted, well)
 }
 
 /// Deploys the workers, and says how many are ready.
@@ -176,7 +177,11 @@ async fn deploy(context: &Context, namespace: &str, appliance: &Appliance) -> Re
     }
     let finding = if missing.is_empty() {
         let [gateways, appliers] = counts.map(|pods| format!("{} of {}", pods.ready, pods.wanted));
-        Finding::holds(C::WorkersAvailable, Reason::AsExpected, format!("{gateways} gateways and {appliers} appliers are ready"))
+        let message = match appliance.spec.applier.mode {
+            ApplierMode::InCluster => format!("{gateways} gateways and {appliers} appliers are ready"),
+            ApplierMode::External => format!("{gateways} gateways are ready; appliers run elsewhere"),
+        };
+        Finding::holds(C::WorkersAvailable, Reason::AsExpected, message)
     } else {
         Finding::fails(C::WorkersAvailable, Reason::PodsNotReady, missing.join("; "))
     };

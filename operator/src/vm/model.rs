@@ -11,7 +11,7 @@ use blocklog::{
     steward::{Due, GivenUp},
 };
 use crds::{
-    ReplicatedVM, ReplicationCycle,
+    ReplicatedVM, ReplicationCycle, Unreadable,
     conditions::{self, ConditionType, Status},
     names,
     replicated_vm::{Concern, LastCycle},
@@ -206,6 +206,8 @@ pub struct Observed {
     pub order: Result<Option<OrderSeen>, Trouble>,
     /// The cycles' objects, by number.
     pub cycles: Vec<CycleSeen>,
+    /// Cycles' objects that this version can't read.
+    pub unreadable: Vec<Arc<Unreadable>>,
     pub gateways: Vec<Gateway>,
     /// The slots; looked at only where a cycle asks for some.
     pub slots: Option<Slots>,

@@ -56,7 +56,8 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
     let Listed { readable: mut own, unreadable } = cycles(context, &namespace, names::VM_LABEL, &name).await?;
     // What goes on for the VM is not known then: nothing is begun, and nothing taken away.
     let unread_cycle = reading::open(&unreadable).map(|cycle| Trouble::from(cycle.as_ref()));
-    for cycle in &unreadable {
+    // What was said of one that is closed stays: nobody would say it again.
+    for cycle in unreadable.iter().filter(|cycle| reading::is_open(cycle)) {
         reading::tell::<ReplicationCycle>(context, cycle, ConditionType::Applied, Status::Unknown).await?;
     }
     own.sort_by_key(|cycle| (cycle.metadata.creation_timestamp.clone().map(|time| time.0), cycle.spec.cycle));
@@ -75,6 +76,7 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         setback: None,
         order: Err(why.clone()),
         cycles: own.into_iter().map(|cycle| CycleSeen { object: Arc::new(cycle), state: None, readable: false, proof: None }).collect(),
+        unreadable: unreadable.clone(),
         gateways: gateways.clone(),
         slots: None,
         blobs: Err(why),
@@ -144,6 +146,7 @@ pub async fn observe(context: &Context, object: ReplicatedVM) -> Result<Observed
         setback,
         order,
         cycles,
+        unreadable,
         gateways,
         slots: None,
         blobs: left,
@@ -184,6 +187,10 @@ pub async fn slots(context: &Context, object: &ReplicatedVM) -> Result<Slots, Tr
     let all = cycles(context, &namespace, names::APPLIANCE_LABEL, name).await?;
     let mut slots = slots::slots(&vms, &appliance, &all.readable, &object.name_any());
     slots.holders.extend(reading::holders(&all.unreadable));
+    // What can't be read is on a host all the same.
+    for holder in slots.holders.iter_mut().filter(|holder| holder.host.is_none()) {
+        holder.host = context.host_of(&namespace, &holder.vm);
+    }
     Ok(slots)
 }
 

@@ -78,6 +78,10 @@ pub fn status(pass: &Pass, decision: &Decision) -> ReplicatedVMStatus {
             ..status
         };
     }
+    // What an unreadable cycle is at is not known: what was said of it holds.
+    if matches!(&seen.due, Err(trouble) if trouble.reason == Reason::Unreadable) && old.phase.is_some() {
+        return ReplicatedVMStatus { current_cycle: old.current_cycle, progress: old.progress, phase: old.phase, ..status };
+    }
     status.phase = Some(phase(seen, &status, ledger.is_some_and(|ledger| ledger.recovery_point.is_some()), current_runs(pass)));
     status
 }

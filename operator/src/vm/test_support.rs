@@ -112,6 +112,7 @@ pub(crate) fn fresh() -> Observed {
         setback: None,
         order: Ok(None),
         cycles: Vec::new(),
+        unreadable: Vec::new(),
         gateways: vec![Gateway { name: "gw-1".into(), ready: true, since: at(-9999) }],
         slots: Some(Slots { limits: Limits { appliance: 10, host: 8 }, ..Slots::default() }),
         blobs: Ok(0),

@@ -1,12 +1,13 @@
 //! What a step does to a replica that goes.
 
 use blocklog::names as blobs;
-use crds::{names, reasons::Reason};
+use crds::{ReplicationCycle, names, reasons::Reason};
 use kube::ResourceExt;
 
 use super::{Outcome, StepContext};
 use crate::{
     objects::{delete, finalizers},
+    reading,
     trouble::Trouble,
     vm::{remains, step::Remains},
 };
@@ -64,6 +65,10 @@ impl StepContext<'_> {
             self.unhold(&name).await?;
             delete(&self.cycles(), &name).await?;
         }
+        for cycle in &self.seen.unreadable {
+            reading::let_go::<ReplicationCycle>(&self.context.client, cycle, names::SNAPSHOT_FINALIZER).await?;
+            delete(&self.cycles(), cycle.name()).await?;
+        }
         self.context.metrics.forget(&self.namespace, &self.name);
         Ok(Outcome::default())
     }
@@ -71,6 +76,10 @@ impl StepContext<'_> {
     pub(super) async fn let_go(&self) -> Result<Outcome, Trouble> {
         for cycle in &self.seen.cycles {
             self.unhold(&cycle.object.name_any()).await?;
+        }
+        // Cycles are only looked at through their VM: nobody else would let them go.
+        for cycle in &self.seen.unreadable {
+            reading::let_go::<ReplicationCycle>(&self.context.client, cycle, names::SNAPSHOT_FINALIZER).await?;
         }
         finalizers(&self.vms(), &self.seen.object, |all| all.retain(|one| one != names::CLEANUP_FINALIZER)).await?;
         self.context.metrics.forget(&self.namespace, &self.name);

@@ -21,6 +21,7 @@ use crate::{
     admission::Limits,
     cycle::{SYNC_NOW, mirror},
     objects::{bytes, cycle_id, delete, finalizers},
+    reading,
     trouble::Trouble,
     vm::{model::Slots, observe, slots::lacks_slots},
 };
@@ -69,10 +70,15 @@ impl StepContext<'_> {
                 Ok(Outcome::event(Reason::CycleStarted, note))
             }
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                // One of another start of replication is history.
-                if let Some(old) = api.get_opt(&name).await?.filter(|old| cycle_id(old) != Some(of)) {
-                    finalizers(&api, &old, |all| all.retain(|one| one != names::SNAPSHOT_FINALIZER)).await?;
-                    delete(&self.cycles(), &name).await?;
+                match reading::get::<ReplicationCycle>(&self.context.client, &self.namespace, &name).await? {
+                    // One of another start of replication is history.
+                    Some(Ok(old)) if cycle_id(&old) != Some(of) => {
+                        finalizers(&api, &old, |all| all.retain(|one| one != names::SNAPSHOT_FINALIZER)).await?;
+                        delete(&api, &name).await?;
+                    }
+                    Some(Err(unread)) if reading::is_open(&unread) => return Err(unread.as_ref().into()),
+                    Some(Err(_)) => delete(&api, &name).await?,
+                    Some(Ok(_)) | None => {}
                 }
                 Ok(Outcome::default())
             }
