@@ -114,14 +114,17 @@ impl Context {
 /// seconds while its cycle runs.
 const LIST_HOLDS: Duration = Duration::from_secs(60);
 
-type Lists = BTreeMap<(String, String), (Duration, Arc<Vec<Disk>>)>;
+/// A subscription and a resource group.
+type Group = (String, String);
+type Lists = BTreeMap<Group, (Duration, Arc<Vec<Disk>>)>;
+type Turns = BTreeMap<Group, Arc<tokio::sync::Mutex<()>>>;
 
 /// The managed disks of resource groups as they were listed last.
 #[derive(Default)]
 pub struct DiskLists {
     known: Mutex<Lists>,
     /// Held by the one who lists a group for all.
-    turns: Mutex<BTreeMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<Turns>,
 }
 
 impl DiskLists {
@@ -150,7 +153,7 @@ impl DiskLists {
         Ok(disks)
     }
 
-    fn fresh(&self, key: &(String, String), now: Duration) -> Option<Arc<Vec<Disk>>> {
+    fn fresh(&self, key: &Group, now: Duration) -> Option<Arc<Vec<Disk>>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(key).filter(|(at, _)| now.saturating_sub(*at) < LIST_HOLDS).map(|(_, disks)| disks.clone())
     }

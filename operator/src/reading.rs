@@ -15,7 +15,13 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{admission::Holder, context::Context, objects::{MANAGER, finalizers}, pass::LATER, trouble::Trouble};
+use crate::{
+    admission::Holder,
+    context::Context,
+    objects::{MANAGER, finalizers},
+    pass::LATER,
+    trouble::Trouble,
+};
 
 /// The kinds that are read so.
 pub trait Own:

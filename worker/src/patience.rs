@@ -12,7 +12,7 @@ use blocklog::{
 
 use crate::env::Env;
 
-/// How often a request to the log store is tried whose outcome is unknown. The store's client has tried for some 20 s each time.
+/// How often a request to the log store is tried whose outcome is unknown. The store's client has tried for some 10 to 20 s each time.
 const TRIES: u32 = 6;
 
 /// The pauses between tries.

@@ -27,6 +27,8 @@ const TRIES: u32 = 4;
 const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(16));
 /// The longest wait, asked for by Azure or our own, that a call sits out; a longer one is the caller's ([`ArmError::Throttled`]).
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest that a call waits for its turn where nothing answers: as long as its own tries last.
+const TURN: Duration = Duration::from_secs(8);
 /// For how long Azure is left alone where it asks for it and names no time.
 const LEFT_ALONE: Duration = Duration::from_secs(10);
 /// Between two looks at an operation where Azure names no time: it asks not to be polled faster.
@@ -229,8 +231,7 @@ impl Arm {
                 }
             }
             let token = self.token().await?;
-            // Who is turned away is told what another has met, of what it wants itself.
-            self.shared.ask(&method, self.config.clock.monotonic()).map_err(|error| error.of(&operation))?;
+            self.turn(&method, &operation).await?;
             let sent = self.send(&method, url, body, &token).await;
             let wait = match sent {
                 Ok(answer) if answer.status.is_success() => {
@@ -240,6 +241,7 @@ impl Arm {
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
                     // A token that was good a moment ago: the principal's rights or the clock may have moved.
                     renewed = true;
+                    self.shared.heard(&method, self.config.clock.monotonic());
                     Duration::ZERO
                 }
                 Ok(answer) => {
@@ -271,6 +273,19 @@ impl Arm {
             };
             tried += u32::from(!wait.is_zero());
             self.config.clock.sleep(wait).await;
+        }
+    }
+
+    /// Waits for the turn of a call where nothing answers, for a moment. Who would wait longer is told what another has met, of what it wants itself.
+    async fn turn(&self, method: &Method, operation: &str) -> Result<(), ArmError> {
+        let until = self.config.clock.monotonic() + TURN;
+        loop {
+            let now = self.config.clock.monotonic();
+            match self.shared.ask(method, now) {
+                Ok(()) => return Ok(()),
+                Err((_, next)) if next <= until => self.config.clock.sleep_until(next).await,
+                Err((error, next)) => return Err(error.of(operation).after(next.saturating_sub(now), self.config.clock.now())),
+            }
         }
     }
 

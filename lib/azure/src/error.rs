@@ -114,6 +114,15 @@ impl ArmError {
         self
     }
 
+    /// The same, met by whoever may ask again after this wait: an old word of how long to wait is not told anew.
+    #[must_use]
+    pub(crate) fn after(mut self, left: Duration, now: jiff::Timestamp) -> Self {
+        if let Self::Throttled { wait, until, .. } = &mut self {
+            (*wait, *until) = (left, now.checked_add(left).unwrap_or(*until));
+        }
+        self
+    }
+
     /// After how long it is worth asking again; none where only a change by people helps.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -46,9 +46,15 @@ impl Shared {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a call may go; else what the last one has met.
-    pub(crate) fn ask(&self, method: &Method, now: Duration) -> Result<(), ArmError> {
-        self.breakers()[usize::from(method != Method::GET)].ask(now)
+    /// Whether a call may go; else what the last one has met, and from when on another one may.
+    pub(crate) fn ask(&self, method: &Method, now: Duration) -> Result<(), (ArmError, Duration)> {
+        let breaker = &mut self.breakers()[usize::from(method != Method::GET)];
+        breaker.ask(now).map_err(|error| (error, breaker.next_turn().unwrap_or(now)))
+    }
+
+    /// Takes note that there was an answer, of whatever kind.
+    pub(crate) fn heard(&self, method: &Method, now: Duration) {
+        self.breakers()[usize::from(method != Method::GET)].note(None, now);
     }
 
     /// The turn of who asks this. What is read is read by one after the other: where the first is refused, all others are by the same answer.
@@ -136,7 +142,7 @@ mod tests {
                         sent += 1;
                         shared.answered(&Method::GET, GROUP, &Err(failed()), SECOND * second);
                     }
-                    Err(error) => assert_eq!(error, failed()),
+                    Err((error, next)) => assert!(error == failed() && next > SECOND * second),
                 }
             }
         }

@@ -109,7 +109,14 @@ impl TokenCredential for SharedToken {
         if let Some(token) = self.known(&name, RENEWED) {
             return Ok(token);
         }
-        let _turn = self.turn.lock().await;
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            // Nobody waits for an issuer that is slow as long as the old one is good.
+            Err(_) => match self.known(&name, USABLE) {
+                Some(token) => return Ok(token),
+                None => self.turn.lock().await,
+            },
+        };
         if let Some(token) = self.known(&name, RENEWED) {
             return Ok(token);
         }

@@ -348,8 +348,15 @@ pub(crate) fn answered(status: u16, headers: &Headers) -> Failure {
     };
     let header = |name| headers.get_optional_string(&HeaderName::from_static(name));
     let code = header("x-ms-error-code").unwrap_or_default();
-    if kind != FailureKind::Other {
-        tracing::debug!(status, code, request = header("x-ms-request-id"), at = header("date"), "the blob service");
+    // What the service's support asks for stands in the log where it is likely to be asked; how many these are the turnstile bounds.
+    match kind {
+        FailureKind::Unreachable | FailureKind::Denied => {
+            tracing::info!(status, code, request = header("x-ms-request-id"), at = header("date"), "the blob service refuses or fails");
+        }
+        FailureKind::Refused => {
+            tracing::debug!(status, code, request = header("x-ms-request-id"), at = header("date"), "the blob service refuses")
+        }
+        FailureKind::Other => {}
     }
     let text = if code.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status} {code}") };
     Failure { kind, status: Some(status), code, text }

@@ -20,7 +20,7 @@ const TIME: &str = concat!(
 const IDS: &str = r"(?:x-ms-)?(?:(?:client|service|arm|request)[ _-]?)?(?:trace|correlation|request|activity|tracking|op|operation|transaction|log)[ _-]?(?:request[ _-]?)?id";
 
 /// What stands before the name of the machine that has answered.
-const MACHINES: &str = r"(?:server|back[ -]?end|machine|node|role)[ _-]?(?:name|instance|id)?";
+const MACHINES: &str = r"(?:(?:server|machine|node|role)[ _-]?(?:name|instance|id)|back[ -]?end(?:[ _-]?(?:name|instance|id))?)";
 
 #[expect(clippy::unwrap_used, reason = "constants, and each of them is used in a test")]
 static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
@@ -30,11 +30,15 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
         stamps: of(format!(r#"[,;(\[]*\s*["']?\b(?:Time|Timestamp|timestamp|TimeStamp)["']?\s*[:=]\s*["'\[]?{TIME}["'\])]?"#)),
         times: of(TIME.to_owned()),
         ids: of(format!(r#"(?i)[,;(\[]*\s*["']?\b{IDS}{value}"#)),
-        machines: of(format!(r#"(?i)[,;(\[]*\s*["']?\b{MACHINES}["']?\s*[:=]\s*["'\[]?([0-9A-Za-z][0-9A-Za-z._:-]*)["'\])]?"#)),
+        machines: of(format!(
+            // In brackets a machine is no subject of the sentence.
+            r#"(?i)(?:[,;(\[]*\s*["']?\b{MACHINES}["']?\s*[:=]\s*["'\[]?|[(\[]\s*(?:server|machine|node|role)\s*[:=]\s*)([0-9A-Za-z][0-9A-Za-z._:-]*)["'\])]?"#
+        )),
         disk_hosts: of(r"\b[\w-]+(?:\.[\w-]+)*\.blob\.storage\.azure\.net\b".to_owned()),
         tasks: of(r"\btask-\d+\b".to_owned()),
         sessions: of(r"\bsession\[[0-9a-fA-F-]+\][0-9a-fA-F-]*".to_owned()),
-        addresses: of(r"\b0x[0-9a-fA-F]{6,}\b".to_owned()),
+        // A code of Windows has eight digits, and is what a person looks up.
+        addresses: of(r"\b0x[0-9a-fA-F]{9,}\b".to_owned()),
     }
 });
 
@@ -89,6 +93,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn codes_and_subjects_of_a_sentence_stay() {
+        for text in [
+            "'VssSyncStart' operation failed: IDispatch error #8451 (0x80042303)",
+            "the virtual machine: web01 is locked",
+            "cannot connect to server: esx07.example.com: refused",
+        ] {
+            assert_eq!(constant(text), text);
+        }
+    }
 
     const APPLICATION: &str = "Application with identifier '33333333-3333-4333-8333-333333333333' was not found in the directory \
                                '11111111-1111-4111-8111-111111111111'.";

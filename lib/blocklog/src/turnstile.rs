@@ -14,12 +14,13 @@ use async_trait::async_trait;
 use azure_core::{
     error::{Error, ErrorKind},
     http::{
-        AsyncRawResponse, Context, Request,
+        AsyncRawResponse, Context, Method, Request,
         headers::{HeaderName, Headers, RETRY_AFTER},
         policies::{Policy, PolicyResult},
     },
 };
 use backoff::{Backoff, Breaker};
+use tokio::sync::Notify;
 
 use crate::{
     azure_blob::{Failure, FailureKind, answered, classify},
@@ -30,8 +31,8 @@ use crate::{
 const FAILURES: u32 = 3;
 /// The waits between these; the longest is so short that all goes on soon after the account is well again.
 const WAITS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
-/// The longest that an account is left alone because it asks for it.
-const LEFT_ALONE: Duration = Duration::from_secs(60);
+/// The longest that an account is left alone because it asks for it: a lease that is not renewed for longer than that may be lost.
+const LEFT_ALONE: Duration = Duration::from_secs(10);
 
 /// What becomes of those who come while nobody answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(crate) struct TurnedAway(pub(crate) Failure);
 /// What all requests to an account pass.
 pub struct Turnstile {
     breaker: Mutex<Breaker<Failure>>,
+    /// Wakes those who wait for their turn as soon as the account answers.
+    heard: Notify,
     clock: Arc<dyn Clock>,
     silence: Silence,
 }
@@ -64,7 +67,7 @@ impl Turnstile {
     /// One that lets all through, as long as the account answers. It belongs into `per_try_policies`, before what signs.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, silence: Silence) -> Arc<Self> {
-        Arc::new(Self { breaker: Mutex::new(Breaker::new(FAILURES, WAITS)), clock, silence })
+        Arc::new(Self { breaker: Mutex::new(Breaker::new(FAILURES, WAITS)), heard: Notify::new(), clock, silence })
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker<Failure>> {
@@ -80,6 +83,7 @@ impl Turnstile {
         };
         let until = self.clock.monotonic() + borne;
         loop {
+            let heard = self.heard.notified();
             let (asked, next) = {
                 let mut breaker = self.breaker();
                 let asked = breaker.ask(self.clock.monotonic());
@@ -87,21 +91,30 @@ impl Turnstile {
             };
             match (asked, next) {
                 (Ok(()), _) => return Ok(()),
-                // All who wait come at once, and one of them is let through.
-                (Err(_), Some(next)) if next <= until => self.clock.sleep_until(next).await,
+                // Only a silence is borne: a no that all get would be one in a while, too. All who wait come at once, and one of them is let through.
+                (Err(failure), Some(next)) if failure.kind == FailureKind::Unreachable && next <= until => {
+                    tokio::select! {
+                        () = self.clock.sleep_until(next) => {}
+                        () = heard => {}
+                    }
+                }
                 (Err(failure), _) => return Err(failure),
             }
         }
     }
 
-    fn note(&self, result: &PolicyResult) {
+    fn note(&self, method: Method, result: &PolicyResult) {
         let now = self.clock.monotonic();
         match result {
             Ok(answer) => {
                 let failure = answered(answer.status().into(), answer.headers());
-                match (concerns_all(&failure), left_alone(answer)) {
+                match (concerns_all(method, &failure), left_alone(answer)) {
                     (true, Some(wait)) => self.breaker().hold(&failure, now + wait),
-                    (concerns_all, _) => self.breaker().note(concerns_all.then_some(&failure), now),
+                    (true, None) => self.breaker().note(Some(&failure), now),
+                    (false, _) => {
+                        self.breaker().note(None, now);
+                        self.heard.notify_waiters();
+                    }
                 }
             }
             Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Connection) => self.breaker().note(Some(&classify(error)), now),
@@ -111,10 +124,12 @@ impl Turnstile {
     }
 }
 
-/// True for an answer that others get, too, whatever they ask for: a no about one blob is an answer.
-fn concerns_all(failure: &Failure) -> bool {
+/// True for an answer that others get, too, whatever they ask for: a no about one blob is an answer, and so is one to whoever may read, and not write or
+/// delete.
+fn concerns_all(method: Method, failure: &Failure) -> bool {
     match failure.kind {
-        FailureKind::Unreachable | FailureKind::Denied => true,
+        FailureKind::Unreachable => true,
+        FailureKind::Denied => matches!(method, Method::Get | Method::Head),
         FailureKind::Refused => failure.code.starts_with("Container"),
         FailureKind::Other => false,
     }
@@ -137,8 +152,9 @@ impl Policy for Turnstile {
         let [first, rest @ ..] = next else { return Err(Error::with_message(ErrorKind::Other, "no transport after the turnstile")) };
         // Not of a kind that the SDK repeats.
         self.turn().await.map_err(|failure| Error::new(ErrorKind::Other, TurnedAway(failure)))?;
+        let method = request.method();
         let result = first.send(ctx, request, rest).await;
-        self.note(&result);
+        self.note(method, &result);
         result
     }
 }

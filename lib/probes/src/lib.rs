@@ -53,7 +53,7 @@ pub struct Limits {
 }
 
 /// Enough for a kubelet and some Prometheus, which come one after the other.
-pub const LIMITS: Limits = Limits { connections: 32, head: Duration::from_secs(5), whole: Duration::from_secs(10) };
+pub const LIMITS: Limits = Limits { connections: 128, head: Duration::from_secs(2), whole: Duration::from_secs(10) };
 
 /// A server that listens. Clients that come before it serves wait for it.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! ([`Class::Full`]), or a person has to do something ([`Class::Block`]). With it goes a [`Reason`] and a sentence that names
 //! the remedy.
 
+use blocklog::constant::noted;
 use reasons::Reason;
 
 use crate::{
@@ -83,6 +84,10 @@ pub fn classify(error: &Error, doing: Doing) -> Verdict {
         Error::Version { .. } => verdict(Class::Block, Reason::SourceRefused, "Upgrade vCenter"),
         Error::Config(_) => verdict(Class::Block, Reason::ConfigInvalid, ""),
         Error::Fault { method, fault } => {
+            // People are shown what stays of its words, and the log has all of them.
+            for text in std::iter::once(&fault.text).chain(&fault.messages) {
+                let _ = noted("vCenter", text);
+            }
             let mut verdict = of_fault(fault, doing);
             verdict.message = format!("{method}: {}", verdict.message);
             verdict

@@ -26,6 +26,9 @@ pub fn is_out_of_reach(reason: Reason) -> bool {
             | Reason::PrivilegesMissing
             | Reason::ServerFailed
             | Reason::ConfigInvalid
+            | Reason::CredentialsMissing
+            | Reason::CaBundleMissing
+            | Reason::SourceChanged
     )
 }
 

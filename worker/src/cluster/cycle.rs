@@ -221,7 +221,7 @@ impl Seen {
         told: &mut watch::Receiver<WatchedCycle>,
     ) -> Attempt {
         let trouble = |failure: Failure| {
-            let reason = failure.reason.unwrap_or(Reason::SourceRefused);
+            let reason = failure.reason.unwrap_or(Reason::SourceUnreachable);
             let told = super::event::ReportEvent::Waiting { reason, message: failure.message };
             reporter.tell(&told);
             Attempt::Again(Pause::Growing(LONGEST_PAUSE))

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use azure_core::http::{Method, StatusCode, Url};
+use azure_core::http::{StatusCode, Url};
 
 use super::*;
 use crate::test_support::ManualClock;
@@ -93,13 +93,37 @@ async fn who_bears_a_silence_waits_for_his_turn() {
 async fn an_account_is_left_alone_for_as_long_as_it_asks() {
     let (clock, account) = (ManualClock::new(), Account::new());
     let turnstile = Turnstile::new(Arc::new(clock.clone()), Silence::Told);
-    account.answers(StatusCode::TooManyRequests, &[("retry-after", "20")]);
+    account.answers(StatusCode::TooManyRequests, &[("retry-after", "8")]);
     assert_eq!(ask(&turnstile, &account).await, Ok(StatusCode::TooManyRequests));
-    clock.advance(SECOND * 19);
+    clock.advance(SECOND * 7);
     assert_eq!(ask(&turnstile, &account).await.unwrap_err().status, Some(429));
     clock.advance(SECOND);
     assert_eq!(ask(&turnstile, &account).await, Ok(StatusCode::TooManyRequests));
     assert_eq!(account.asked(), 2);
+}
+
+/// A lease lasts a minute, and its renewals pass here as well.
+#[tokio::test]
+async fn no_account_is_left_alone_until_leases_are_lost() {
+    let (clock, account) = (ManualClock::new(), Account::new());
+    let turnstile = Turnstile::new(Arc::new(clock.clone()), Silence::Told);
+    account.answers(StatusCode::ServiceUnavailable, &[("retry-after", "300")]);
+    assert_eq!(ask(&turnstile, &account).await, Ok(StatusCode::ServiceUnavailable));
+    account.answers(StatusCode::Ok, &[]);
+    clock.advance(LEFT_ALONE);
+    assert_eq!(ask(&turnstile, &account).await, Ok(StatusCode::Ok));
+}
+
+#[tokio::test]
+async fn a_clear_no_is_told_at_once_and_never_waited_for() {
+    let (clock, account) = (ManualClock::new(), Account::new());
+    clock.auto_advance(true);
+    let turnstile = Turnstile::new(Arc::new(clock.clone()), Silence::Borne(SECOND * 15));
+    account.answers(StatusCode::NotFound, &[("x-ms-error-code", "ContainerNotFound")]);
+    for _ in 0..20 {
+        let _ = ask(&turnstile, &account).await;
+    }
+    assert_eq!((account.asked(), clock.monotonic()), (3, Duration::ZERO));
 }
 
 #[tokio::test]

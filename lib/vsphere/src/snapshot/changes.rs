@@ -81,7 +81,8 @@ impl Control {
                 Class::Retry if verdict.reason == Reason::TaskFailed => {
                     self.pause(verdict.reason, verdict.message, &mut attempts).await;
                 }
-                Class::Wait if matches!(verdict.reason, Reason::SourceBusy | Reason::HostUnavailable) => {
+                // What lasts longer ends the run, and is waited for between runs: meanwhile the snapshot does not keep its session.
+                Class::Wait if matches!(verdict.reason, Reason::SourceBusy | Reason::HostUnavailable) && attempts < self.tries() => {
                     self.pause(verdict.reason, verdict.message, &mut attempts).await;
                 }
                 Class::Retry | Class::Wait | Class::Block => return Err(Failure::by(verdict)),
