@@ -210,7 +210,7 @@ impl Arm {
     async fn call(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Answer, ArmError> {
         let path = reqwest::Url::parse(url).map_or_else(|_| url.to_owned(), |url| url.path().to_owned());
         let operation = format!("{method} {path}");
-        let mut renewed = false;
+        let (mut renewed, mut same_turn) = (false, false);
         let mut tried = 1;
         let turn = self.shared.turn(&method, url);
         let _turn = match &turn {
@@ -231,17 +231,21 @@ impl Arm {
                 }
             }
             let token = self.token().await?;
-            self.turn(&method, &operation).await?;
+            // The second try with another token is of the same turn.
+            if !std::mem::take(&mut same_turn) {
+                self.turn(&method, &operation).await?;
+            }
             let sent = self.send(&method, url, body, &token).await;
+            // A token that was good a moment ago: where there is another one by now, that is tried.
+            let refused = sent.as_ref().is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED);
+            let another = refused && !renewed && self.token().await.is_ok_and(|new| new.token.secret() != token.token.secret());
             let wait = match sent {
                 Ok(answer) if answer.status.is_success() => {
                     self.shared.answered(&method, url, &Ok(answer.clone()), self.config.clock.monotonic());
                     return Ok(answer);
                 }
-                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !renewed => {
-                    // A token that was good a moment ago: the principal's rights or the clock may have moved.
-                    renewed = true;
-                    self.shared.heard(&method, self.config.clock.monotonic());
+                Ok(_) if another => {
+                    (renewed, same_turn) = (true, true);
                     Duration::ZERO
                 }
                 Ok(answer) => {

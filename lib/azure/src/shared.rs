@@ -52,11 +52,6 @@ impl Shared {
         breaker.ask(now).map_err(|error| (error, breaker.next_turn().unwrap_or(now)))
     }
 
-    /// Takes note that there was an answer, of whatever kind.
-    pub(crate) fn heard(&self, method: &Method, now: Duration) {
-        self.breakers()[usize::from(method != Method::GET)].note(None, now);
-    }
-
     /// The turn of who asks this. What is read is read by one after the other: where the first is refused, all others are by the same answer.
     pub(crate) fn turn(&self, method: &Method, url: &str) -> Option<Arc<Turn>> {
         if method != Method::GET {
