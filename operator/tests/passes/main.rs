@@ -7,6 +7,7 @@
 //! * `costs.rs`: how many requests a pass costs.
 //! * `controllers.rs`: the real controllers at work for a while.
 //! * `storms.rs`: a server that is down is asked by one, and statuses are written now and then.
+//! * `unreadable.rs`: a cycle that a newer version wrote.
 //! * `support/`: what they are tested against, and how a test is written ([`support::World`]).
 
 #![allow(clippy::unwrap_used, reason = "all of this is tests")]
@@ -19,3 +20,4 @@ mod faults;
 mod steps;
 mod storms;
 mod support;
+mod unreadable;

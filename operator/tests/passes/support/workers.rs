@@ -38,10 +38,10 @@ impl World {
         self.read(&blobs::ledger(self.vm_id(vm))).await
     }
 
-    /// The objects of a VM's cycles, by number.
+    /// The objects of a VM's cycles that this version can read, by number.
     pub fn cycles(&self, vm: &str) -> Vec<ReplicationCycle> {
         let of: Vec<Value> = self.api.all("replicationcycles").into_iter().filter(|one| one["spec"]["vmRef"]["name"] == vm).collect();
-        let mut all: Vec<ReplicationCycle> = of.into_iter().map(|one| serde_json::from_value(one).unwrap()).collect();
+        let mut all: Vec<ReplicationCycle> = of.into_iter().filter_map(|one| serde_json::from_value(one).ok()).collect();
         all.sort_by_key(|cycle| cycle.spec.cycle);
         all
     }
