@@ -24,7 +24,10 @@ async fn an_unreadable_cycle_is_let_go_with_its_vm() {
     of_another_kind(&world);
     world.edit_vm(WEB, |vm| vm["metadata"]["annotations"] = json!({ names::ABANDON_ANNOTATION: names::ABANDON_CONFIRMED }));
     world.api.delete("replicatedvms", NAMESPACE, WEB);
-    world.pass(WEB).await.unwrap();
+    // The first pass says on the cycle that it can't be read, and so has seen another version of it than the one that there is then.
+    for _ in 0..2 {
+        world.pass(WEB).await.unwrap();
+    }
     assert!(world.vm(WEB).is_none(), "it is given up");
     let left = first(&world).map(|cycle| cycle["metadata"].clone());
     assert_eq!(left, None, "nobody else would take its finalizer off");
