@@ -12,9 +12,9 @@ use reqwest::Method;
 use crate::{arm::Answer, error::ArmError};
 
 /// Failures in a row after which it is asked by one at a time.
-const FAILURES: u32 = 5;
+const FAILURES: u32 = 3;
 /// The waits between these; the longest is so short that all goes on soon after it is well again.
-const WAITS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
+const WAITS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(12));
 /// For so long a refusal stands for all who ask the same, and so does what our roles allow. Whoever mends it waits no longer than that and a look.
 const STANDS: Duration = Duration::from_secs(9);
 
@@ -141,8 +141,8 @@ mod tests {
                 }
             }
         }
-        // 5 until it is known; then after 1, 3, 7, 15 s, and each 10 s.
-        assert_eq!(sent, 5 + 14);
+        // 3 until it is known; then after 1, 3, 7, 15 s, and each 12 s.
+        assert_eq!(sent, 3 + 12);
         assert!(shared.ask(&Method::PUT, SECOND * 120).is_ok(), "what is written is another side");
     }
 
