@@ -171,7 +171,7 @@ fn words(page: &mut String) {
     let mut ids = ConcernId::ALL.to_vec();
     ids.sort_by_key(|id| id.severity());
     for id in ids {
-        let _ = writeln!(page, "| `{id}` | {:?} | {} | {} |", id.severity(), text(Some(id.meaning())), text(Some(id.remedy())));
+        let _ = writeln!(page, "| `{id}` | {} | {} | {} |", id.severity().as_str(), text(Some(id.meaning())), text(Some(id.remedy())));
     }
     page.push_str(
         "\n## Reasons\n\nOne set of words for conditions, events, metrics and `waitingFor`, whoever met the fault.\n\n\

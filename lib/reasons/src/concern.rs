@@ -16,6 +16,18 @@ pub enum Severity {
     Information,
 }
 
+impl Severity {
+    /// The word of the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => "Critical",
+            Self::Warning => "Warning",
+            Self::Information => "Information",
+        }
+    }
+}
+
 words! {
     /// The ids of concerns. `acceptConcerns` takes those of the severity [`Severity::Warning`].
     pub enum ConcernId {
