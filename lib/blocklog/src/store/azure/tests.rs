@@ -122,7 +122,7 @@ async fn a_wrong_key_is_denied_and_told_without_secrets() {
 }
 
 #[tokio::test]
-async fn a_container_that_is_not_there_is_denied() {
+async fn a_container_that_is_not_there_is_told_as_missing() {
     let azurite = Azurite::shared();
     let store = AzureStore::open(&config("no-such-container", "", azurite.auth())).unwrap();
     for result in [
